@@ -50,7 +50,7 @@ hypothesis.settings.load_profile("slt")
 
 @pytest.fixture(autouse=True)
 def _promotion(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Mixing dtypes is an error, unless a test is marked `standard_promotion` (NumPyro and some of BlackJAX need it)."""
+    """Mixing dtypes is an error, save in tests marked `standard_promotion` (NumPyro and some of BlackJAX need it)."""
     mode = "standard" if request.node.get_closest_marker("standard_promotion") else "strict"
     with jax.numpy_dtype_promotion(mode):
         yield

@@ -52,7 +52,7 @@ def elsewhere(tmp_path: Path) -> Path:
     """The Python of an environment of its own, which sees the libraries of this one but not its slt."""
     home = tmp_path / "elsewhere"
     venv.create(home, symlinks=True)
-    # Libraries found through a path file are importable, but path files among them are not read: an editable slt is not.
+    # A path file makes the libraries importable without reading the path files among them: an editable slt stays out.
     site = sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)})
     Path(site, "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return home / "bin" / "python"
