@@ -94,6 +94,10 @@ def test_public_names_resolve() -> None:
         slt.no_such_name  # noqa: B018
 
 
+def test_citation_has_the_version() -> None:
+    assert f"\nversion: {slt.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_import_is_light() -> None:
     # `slt --help` and shell completion should not wait for JAX.
     code = "import sys, slt; print(sorted({'jax', 'xarray', 'matplotlib', 'hydra'} & set(sys.modules)))"
