@@ -56,7 +56,7 @@ types: $(VENV)/.dev
 	$(BIN)/basedpyright
 
 imports: $(VENV)/.dev
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
