@@ -1,0 +1,150 @@
+"""Cells: the points of a grid over n, beta (or t), gamma, data seed and control parameters, with their random keys."""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from slt.model import Model
+from slt.typing import InputError, Key
+
+BETA = re.compile(r"^\s*(?:(?P<factor>\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*(?P<over>/\s*log\s*n)?)\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid. For a potential n is 1 and beta is t.
+
+    beta_label is how beta was asked for ("1", "1/log n"); control: sorted (name, value) pairs; centre and mask count
+    the run's centres and masks.
+    """
+
+    n: int
+    beta: float
+    gamma: float = 0.0
+    data_seed: int = 0
+    control: tuple[tuple[str, float], ...] = ()
+    beta_label: str = ""
+    centre: int = 0
+    mask: int = 0
+
+    @property
+    def coords(self) -> dict[str, float]:
+        """Every number that tells this cell from others, by name."""
+        named = {"n": self.n, "beta": self.beta, "gamma": self.gamma, "data_seed": self.data_seed}
+        return named | {"centre": self.centre, "mask": self.mask} | {f"control.{name}": v for name, v in self.control}
+
+    def at(self, axis: str, value: float) -> "Cell":
+        """This cell moved along "n", "beta" or "t"."""
+        if axis == "n":
+            return dataclasses.replace(self, n=round(value))
+        return dataclasses.replace(self, beta=float(value))
+
+
+def beta_value(label: str | float, n: int) -> float:
+    """beta at n: a number, or "c/log n" (Watanabe's 1/log n for c = 1)."""
+    if not isinstance(label, str):
+        return float(label)
+    match = BETA.match(label)
+    if match is None:
+        raise InputError("grid.beta", label, "give a number >= 0 or 'c/log n' such as '1/log n'")
+    factor = float(match["factor"])
+    if match["over"] is None:
+        return factor
+    if n < 2:
+        raise InputError("grid.n", n, f"beta = {label} needs n >= 2: log n is 0 at n = 1")
+    return factor / math.log(n)
+
+
+def beta_text(label: str | float) -> str:
+    """The label under which a beta stands in datasets."""
+    return re.sub(r"\s*/\s*log\s*n", "/log n", label.strip()) if isinstance(label, str) else f"{float(label):g}"
+
+
+def _axis(name: str, values: object) -> list:
+    listed = list(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else [values]
+    if not listed:
+        raise InputError(f"grid.{name}", values, "is empty: give at least one value")
+    if len({str(v) for v in listed}) != len(listed):
+        raise InputError(f"grid.{name}", values, "has a value twice")
+    return listed
+
+
+def _number(name: str, value: object, low: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"grid.{name}", value, "must be a number")
+    if not math.isfinite(value) or value < low:
+        raise InputError(f"grid.{name}", value, f"must be finite and at least {low:g}")
+    return float(value)
+
+
+def grid(
+    model: Model,
+    *,
+    n: object = None,
+    beta: object = ("1",),
+    t: object = None,
+    gamma: object = (0.0,),
+    data_seed: object = (0,),
+    control: Mapping[str, object] | None = None,
+) -> list[Cell]:
+    """All cells of the product of the axes, the last axis fastest, in the order (t | n, beta), gamma, data_seed, controls.
+
+    A potential is gridded over t, any other model over n and beta; everything is checked here, on the host.
+    """
+    named = {name: _axis(f"control.{name}", values) for name, values in sorted((control or {}).items())}
+    for name, values in named.items():
+        if name not in model.controls:
+            has = ", ".join(model.controls) or "none"
+            raise InputError(f"grid.control.{name}", values, f"{type(model).__name__} has no such control; it has: {has}")
+        named[name] = [_number(f"control.{name}", value, -math.inf) for value in values]
+    gammas = [_number("gamma", value, 0.0) for value in _axis("gamma", gamma)]
+    seeds = [_integer("data_seed", value, 0) for value in _axis("data_seed", data_seed)]
+    if model.is_potential:
+        if t is None or n is not None:
+            raise InputError("grid.n" if n is not None else "grid.t", n if n is not None else t, "a potential is gridded over t, not n")
+        if seeds != [0]:
+            raise InputError("grid.data_seed", seeds, "a potential has no data: leave it out")
+        main = [(1, _number("t", value, 0.0), "") for value in _axis("t", t)]
+    else:
+        if n is None or t is not None:
+            raise InputError("grid.t" if t is not None else "grid.n", t if t is not None else n, "a model with data is gridded over n and beta, not t")
+        sizes = [_integer("n", value, 1) for value in _axis("n", n)]
+        labels = _axis("beta", beta)
+        main = [(size, _number("beta", beta_value(label, size), 0.0), beta_text(label)) for size in sizes for label in labels]
+    return [
+        Cell(size, value, g, seed, tuple(zip(named, controls, strict=True)), label)
+        for (size, value, label), g, seed, *controls in itertools.product(main, gammas, seeds, *named.values())
+    ]
+
+
+def _integer(name: str, value: object, low: int) -> int:
+    number = _number(name, value, low)
+    if number != int(number):
+        raise InputError(f"grid.{name}", value, "must be a whole number")
+    return int(number)
+
+
+def digest_words(named: Mapping[str, float]) -> np.ndarray:
+    """Two uint32 that depend on the names and the float64 bytes of the values, not on their order."""
+    text = hashlib.sha256()
+    for name in sorted(named):
+        text.update(name.encode() + b"\0" + struct.pack("<d", float(named[name])))
+    return np.frombuffer(text.digest()[:8], dtype="<u4").copy()
+
+
+def fold_words(key: Key, words: jax.Array | np.ndarray) -> Key:
+    """`key` with two uint32 folded in (`fold_in` of a float would truncate it)."""
+    return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+
+
+def data_words(data_seed: int) -> np.ndarray:
+    """What is folded into the key of a data set: the data seed alone, so a data set does not depend on the run."""
+    return digest_words({"data": data_seed})

@@ -1,0 +1,58 @@
+"""Names shared by every layer: array types, the outcome of a chain, an estimate with its error, and the one error for bad input."""
+
+import enum
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+Params = PyTree
+"""A pytree of parameter arrays, in the shape the model defines."""
+Batch = PyTree
+"""A pytree of data arrays whose leading axis counts samples."""
+Key = PRNGKeyArray
+Scalar = Float[Array, ""]
+Integer = Int[Array, ""]
+Number = float | int | Scalar | np.floating[Any] | np.integer[Any]
+
+
+class InputError(ValueError):
+    """Input that cannot be used: names the field, the value found there, and the cure."""
+
+    def __init__(self, field: str, value: object, cure: str):
+        shown = repr(value)
+        if len(shown) > 200:
+            shown = shown[:200] + "..."
+        super().__init__(f"{field} = {shown}: {cure}")
+        self.field, self.value, self.cure = field, value, cure
+
+
+class Status(enum.IntEnum):
+    """How a chain stands. A chain that is not OK was frozen at its last finite draw and takes part in no estimate."""
+
+    OK = 0
+    NONFINITE_PARAMS = 1
+    NONFINITE_LOSS = 2
+    BROKEN_RUNG = 3
+
+    @property
+    def sentence(self) -> str:
+        """What happened and what to do, for a person."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.OK: "ran to the end",
+    Status.NONFINITE_PARAMS: "its parameters became infinite or NaN: the step is too large for the curvature it met; lower sampler.step_size",
+    Status.NONFINITE_LOSS: "its loss became infinite or NaN at finite parameters: look at the model's log_likelihood there, or lower sampler.step_size",
+    Status.BROKEN_RUNG: "another rung of its ladder broke and the whole ladder was frozen with it; lower the step of the inner sampler",
+}
+
+
+class Estimate(NamedTuple):
+    """A number with its standard error; arrays of one shape, NaN where nothing could be estimated."""
+
+    value: jax.Array | np.ndarray
+    stderr: jax.Array | np.ndarray
+    ess: jax.Array | np.ndarray | None = None
