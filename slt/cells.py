@@ -95,7 +95,7 @@ def grid(
     data_seed: object = (0,),
     control: Mapping[str, object] | None = None,
 ) -> list[Cell]:
-    """All cells of the product of the axes, the last axis fastest, in the order (t | n, beta), gamma, data_seed, controls.
+    """All cells of the product of the axes, last fastest, in the order (t | n, beta), gamma, data_seed, controls.
 
     A potential is gridded over t, any other model over n and beta; everything is checked here, on the host.
     """
@@ -103,22 +103,36 @@ def grid(
     for name, values in named.items():
         if name not in model.controls:
             has = ", ".join(model.controls) or "none"
-            raise InputError(f"grid.control.{name}", values, f"{type(model).__name__} has no such control; it has: {has}")
+            raise InputError(
+                f"grid.control.{name}", values, f"{type(model).__name__} has no such control; it has: {has}"
+            )
         named[name] = [_number(f"control.{name}", value, -math.inf) for value in values]
     gammas = [_number("gamma", value, 0.0) for value in _axis("gamma", gamma)]
     seeds = [_integer("data_seed", value, 0) for value in _axis("data_seed", data_seed)]
     if model.is_potential:
         if t is None or n is not None:
-            raise InputError("grid.n" if n is not None else "grid.t", n if n is not None else t, "a potential is gridded over t, not n")
+            raise InputError(
+                "grid.n" if n is not None else "grid.t",
+                n if n is not None else t,
+                "a potential is gridded over t, not n",
+            )
         if seeds != [0]:
             raise InputError("grid.data_seed", seeds, "a potential has no data: leave it out")
         main = [(1, _number("t", value, 0.0), "") for value in _axis("t", t)]
     else:
         if n is None or t is not None:
-            raise InputError("grid.t" if t is not None else "grid.n", t if t is not None else n, "a model with data is gridded over n and beta, not t")
+            raise InputError(
+                "grid.t" if t is not None else "grid.n",
+                t if t is not None else n,
+                "a model with data is gridded over n and beta, not t",
+            )
         sizes = [_integer("n", value, 1) for value in _axis("n", n)]
         labels = _axis("beta", beta)
-        main = [(size, _number("beta", beta_value(label, size), 0.0), beta_text(label)) for size in sizes for label in labels]
+        main = [
+            (size, _number("beta", beta_value(label, size), 0.0), beta_text(label))
+            for size in sizes
+            for label in labels
+        ]
     return [
         Cell(size, value, g, seed, tuple(zip(named, controls, strict=True)), label)
         for (size, value, label), g, seed, *controls in itertools.product(main, gammas, seeds, *named.values())

@@ -189,11 +189,15 @@ def check(model: Model, params: Params, batch: Batch) -> None:
     Traces the model's functions and evaluates only the prior.
     """
     if not isinstance(model, Model):
-        raise InputError("model", model, "not an slt.Model: subclass slt.Model, or use slt.from_linen, slt.potential, ...")
+        raise InputError(
+            "model", model, "not an slt.Model: subclass slt.Model, or use slt.from_linen, slt.potential, ..."
+        )
     try:
         hash(model)
     except TypeError as error:
-        raise InputError("model", model, f"must be hashable ({error}): make its fields numbers, strings and tuples") from error
+        raise InputError(
+            "model", model, f"must be hashable ({error}): make its fields numbers, strings and tuples"
+        ) from error
     sizes = {int(leaf.shape[0]) for leaf in jax.tree.leaves(batch)}
     if len(sizes) != 1:
         raise InputError("data", sorted(sizes), "all leaves of a batch need one leading axis of the same length")
@@ -201,10 +205,14 @@ def check(model: Model, params: Params, batch: Batch) -> None:
     shape = jax.eval_shape(model.log_likelihood, params, batch)
     found = getattr(shape, "shape", None)
     if found != (size,):
-        raise InputError("log_likelihood", found, f"must return one value a sample, shape ({size},): do not sum or average")
+        raise InputError(
+            "log_likelihood", found, f"must return one value a sample, shape ({size},): do not sum or average"
+        )
     prior = jax.eval_shape(model.log_prior, params)
     if getattr(prior, "shape", None) != ():
         raise InputError("log_prior", getattr(prior, "shape", None), "must return a scalar: sum over all parameters")
     value = float(model.log_prior(params))
     if not jnp.isfinite(value):
-        raise InputError("log_prior", value, "is not finite at the start: start inside the prior's support, or widen the prior")
+        raise InputError(
+            "log_prior", value, "is not finite at the start: start inside the prior's support, or widen the prior"
+        )

@@ -134,7 +134,7 @@ def distance(posterior: Posterior, params: Params, info: Info) -> Array:
     """|w - centre| over free parameters."""
     moved, centre = posterior.position(params), posterior.centre_position
     if posterior.mask is not None:
-        moved = jax.tree.map(lambda m, w, c: jnp.where(m, w, c), posterior.mask, moved, centre)
+        moved = jax.tree.map(jnp.where, posterior.mask, moved, centre)
     squares = jax.tree.map(lambda w, c: jnp.sum(jnp.square(w - c)), moved, centre)
     return jnp.sqrt(sum(jax.tree.leaves(squares), start=jnp.zeros(())))
 
@@ -156,7 +156,7 @@ def log_likelihoods(posterior: Posterior, params: Params, info: Info) -> Float[A
 
 
 @dataclass(frozen=True)
-class diagnostic:  # noqa: N801  (reads as a function)
+class diagnostic:
     """Watch of one entry of the sampler's diagnostics."""
 
     name: str
@@ -166,7 +166,7 @@ class diagnostic:  # noqa: N801  (reads as a function)
 
 
 @dataclass(frozen=True)
-class phase:  # noqa: N801  (reads as a function)
+class phase:
     """Watch of the phase label of a draw, -1 where it belongs to none."""
 
     phases: Phases

@@ -71,7 +71,9 @@ class Restriction:
             raise InputError("restriction", self._treedef, f"must have the structure of the parameters, {treedef}")
         for leaf, mask in zip(leaves, self._leaves, strict=True):
             if mask.shape not in ((), leaf.shape):
-                raise InputError("restriction", mask.shape, f"a leaf of the mask must be one bool or have shape {leaf.shape}")
+                raise InputError(
+                    "restriction", mask.shape, f"a leaf of the mask must be one bool or have shape {leaf.shape}"
+                )
         return leaves
 
 
@@ -166,7 +168,7 @@ class Posterior:
         if self.restriction is not None:
             return self.restriction.merge(position, self.centre)
         if self.mask is not None:
-            return jax.tree.map(lambda m, w, c: jnp.where(m, w, c), self.mask, position, self.centre)
+            return jax.tree.map(jnp.where, self.mask, position, self.centre)
         return position
 
     def differences(self, position: Position) -> Float[Array, " n_pad"]:
@@ -236,7 +238,9 @@ class Posterior:
         delta = self.delta_estimate(position, index, control_variate)
         return self.log_prior(position) - self.nbeta * delta, delta
 
-    def estimate(self, position: Position, key: Key, size: int, control_variate: bool = False) -> tuple[Scalar, Position]:
+    def estimate(
+        self, position: Position, key: Key, size: int, control_variate: bool = False
+    ) -> tuple[Scalar, Position]:
         """(delta, gradient of log_density) from a fresh minibatch of `size` samples: unbiased, one pass."""
         index = self.minibatch(key, size)
         (_, delta), grad = jax.value_and_grad(self.log_density_estimate, has_aux=True)(position, index, control_variate)
@@ -245,4 +249,3 @@ class Posterior:
 
 def _total(tree: Any, like: Array) -> Array:
     return sum(jax.tree.leaves(tree), start=jnp.zeros((), like.dtype))
-

@@ -1,4 +1,4 @@
-"""Priors over parameter pytrees and likelihoods of network outputs: the distributions the built-in models are made of."""
+"""Priors over parameter pytrees and likelihoods of network outputs: what the built-in models are made of."""
 
 import abc
 import math
@@ -69,7 +69,10 @@ class Uniform(Prior):
     def sample(self, key: Key, like: Params) -> Params:
         leaves, treedef = jax.tree.flatten(like)
         keys = jax.random.split(key, len(leaves))
-        draws = [jax.random.uniform(k, leaf.shape, leaf.dtype, self.low, self.high) for k, leaf in zip(keys, leaves, strict=True)]
+        draws = [
+            jax.random.uniform(k, leaf.shape, leaf.dtype, self.low, self.high)
+            for k, leaf in zip(keys, leaves, strict=True)
+        ]
         return jax.tree.unflatten(treedef, draws)
 
     @property
@@ -96,7 +99,9 @@ class Flat(Prior):
 def _normal_like(key: Key, like: Params) -> Params:
     leaves, treedef = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(treedef, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)])
+    return jax.tree.unflatten(
+        treedef, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,9 @@ class Gaussian:
     def log_density(self, prediction: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float[Array, " b"]:
         """-(y - f)^2 / (2 sigma^2) - (k/2) log(2 pi sigma^2) of every sample, k outputs."""
         if prediction.shape != y.shape:
-            raise InputError("prediction", prediction.shape, f"the network's output must have the shape of y, {y.shape}")
+            raise InputError(
+                "prediction", prediction.shape, f"the network's output must have the shape of y, {y.shape}"
+            )
         square = jnp.sum(jnp.square(y - prediction).reshape(y.shape[0], -1), axis=-1)
         outputs = math.prod(y.shape[1:])
         return -0.5 * square / self.sigma**2 - outputs * (jnp.log(self.sigma) + 0.5 * math.log(2 * math.pi))

@@ -1,4 +1,4 @@
-"""Names shared by every layer: array types, the outcome of a chain, an estimate with its error, and the one error for bad input."""
+"""Names shared by every layer: array types, the outcome of a chain, an estimate with its error, bad input."""
 
 import enum
 from typing import Any, NamedTuple
@@ -44,9 +44,16 @@ class Status(enum.IntEnum):
 
 _SENTENCES = {
     Status.OK: "ran to the end",
-    Status.NONFINITE_PARAMS: "its parameters became infinite or NaN: the step is too large for the curvature it met; lower sampler.step_size",
-    Status.NONFINITE_LOSS: "its loss became infinite or NaN at finite parameters: look at the model's log_likelihood there, or lower sampler.step_size",
-    Status.BROKEN_RUNG: "another rung of its ladder broke and the whole ladder was frozen with it; lower the step of the inner sampler",
+    Status.NONFINITE_PARAMS: (
+        "its parameters became infinite or NaN: the step is too large for the curvature it met; lower sampler.step_size"
+    ),
+    Status.NONFINITE_LOSS: (
+        "its loss became infinite or NaN at finite parameters: look at the model's log_likelihood there, "
+        "or lower sampler.step_size"
+    ),
+    Status.BROKEN_RUNG: (
+        "another rung of its ladder broke and the whole ladder was frozen with it; lower the inner sampler's step"
+    ),
 }
 
 

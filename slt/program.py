@@ -1,0 +1,250 @@
+"""The compiled programs of the engine: make posteriors, start chains, advance chains; pure functions of arrays.
+
+Shapes and structure are static, every number is traced: one program a bucket, none for a changed value.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from slt.cells import fold_words
+from slt.model import Model
+from slt.observables import Observable
+from slt.plan import Start
+from slt.posterior import Posterior, Restriction
+from slt.samplers.base import Algorithm, Info, Sampler
+from slt.typing import Batch, Key, Params, Status
+
+BLOCK = 64  # samples drawn under one key, so that a data set is nested by prefix whatever n a grid asks for
+
+
+class Carry(NamedTuple):
+    """All that a bucket's chains need to go on: checkpoint this. Leading axes (cells or ladders, chains)."""
+
+    state: Any
+    folds: dict[str, Any]
+    status: Array
+    broken_at: Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def draw_data(model: Model, words: Array, control: dict[str, Array], size: int) -> Batch:
+    """Data sets of `size` samples, one for each row of words and controls: leaves [sets, size, ...]."""
+
+    def one(word: Array, control: dict[str, Array]) -> Batch:
+        bound, key = model.bind(control), fold_words(jax.random.key(0), word)
+        blocks = jax.vmap(lambda i: bound.sample(jax.random.fold_in(key, i), BLOCK))(jnp.arange(-(-size // BLOCK)))
+        return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * BLOCK, *leaf.shape[2:])[:size], blocks)
+
+    return jax.vmap(one)(words, control)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 8, 9))
+def build_posteriors(
+    model: Model,
+    drawn: Batch,
+    where: Array,
+    numbers: dict[str, Array],
+    control: dict[str, Array],
+    centres: Params,
+    masks: Params | None,
+    chosen: tuple[Array, Array],
+    restriction: Restriction | None,
+    control_variate: bool,
+) -> Posterior:
+    """Posteriors [cells, ...]: cell i takes data set where[i] and centre and mask chosen[..][i]."""
+
+    def one(which: Array, number: dict[str, Array], control: dict[str, Array], centre: Array, mask: Array) -> Posterior:
+        return Posterior.build(
+            model,
+            jax.tree.map(lambda leaf: leaf[which], drawn),
+            number["n"],
+            number["beta"],
+            centre=jax.tree.map(lambda leaf: leaf[centre], centres),
+            gamma=number["gamma"],
+            control=control,
+            restriction=restriction,
+            mask=None if masks is None else jax.tree.map(lambda leaf: leaf[mask], masks),
+            control_variate=control_variate,
+        )
+
+    return jax.vmap(one)(where, numbers, control, *chosen)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def chain_keys(key: Key, words: Array, chains: int) -> Key:
+    """Keys [cells, chains] from the run's key, each cell's words and the chain's number."""
+    cells = jax.vmap(lambda w: fold_words(key, w))(words)
+    return jax.vmap(lambda k: jax.vmap(lambda c: jax.random.fold_in(k, c))(jnp.arange(chains)))(cells)
+
+
+def _chains(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn(posterior, *chain arguments) over cells x chains, the posterior shared by the chains of a cell."""
+
+    @functools.wraps(fn)
+    def mapped(posteriors: Posterior, *rest: Any) -> Any:
+        inner = lambda posterior, *args: jax.vmap(functools.partial(fn, posterior))(*args)  # noqa: E731
+        return jax.vmap(inner)(posteriors, *rest)
+
+    return mapped
+
+
+def _rungs(sampler: Sampler, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn(posterior, position, ...) of one chain; of every rung of a ladder where the sampler couples them."""
+    return fn if sampler.coupled is None else jax.vmap(fn)
+
+
+@functools.partial(jax.jit, static_argnames=("observables",))
+def begin(sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: tuple) -> Carry:
+    """The state of all chains before their first step; a start that is not finite is recorded as broken."""
+
+    def one(posterior: Posterior, key: Key, chain: Array) -> Carry:
+        start_key, init_key = jax.random.split(jax.random.fold_in(key, 2**32 - 1))
+        rung = _rungs(sampler, lambda p, k: p.position(start(p.bound, k, chain)))
+        place = rung(
+            posterior, start_key if sampler.coupled is None else jax.random.split(start_key, posterior.n.shape[0])
+        )
+        algorithm: Algorithm = sampler(posterior)
+        state = algorithm.init(place, init_key)
+        finite = _rungs(sampler, lambda p, w: jnp.isfinite(p.delta(w)))(posterior, place)
+        status = _status(sampler, _rungs(sampler, lambda _, w: _finite(w))(posterior, place), finite)
+        folds = _rungs(sampler, lambda p: {name: watch.init(p) for name, watch in observables})(posterior)
+        return Carry(state, folds, status, jnp.where(status == Status.OK, -1, 0))
+
+    return _chains(one)(posteriors, keys, jnp.broadcast_to(jnp.arange(keys.shape[1]), keys.shape))
+
+
+def _finite(tree: Any) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _status(sampler: Sampler, params: Array, losses: Array) -> Array:
+    status = jnp.where(params, jnp.where(losses, Status.OK, Status.NONFINITE_LOSS), Status.NONFINITE_PARAMS)
+    if sampler.coupled is None:
+        return status.astype(jnp.int32)
+    broken = jnp.any(status != Status.OK)
+    return jnp.where(broken & (status == Status.OK), Status.BROKEN_RUNG, status).astype(jnp.int32)
+
+
+def _step(sampler: Sampler) -> Callable[..., Any]:
+    def one(posterior: Posterior, key: Key, state: Any, number: Array) -> tuple[Any, Info]:
+        new, info = sampler(posterior).step(jax.random.fold_in(key, number), state)
+        return new, info if isinstance(info, Info) else Info()
+
+    return one
+
+
+def _watch(sampler: Sampler, watch: Observable) -> Callable[..., Any]:
+    def one(posterior: Posterior, position: Any, info: Info, fold: Any) -> tuple[Any, Any]:
+        return watch.update(posterior, posterior.params(position), info, fold)
+
+    return _chains(_rungs(sampler, one))
+
+
+def emissions(sampler: Sampler, posteriors: Posterior, keys: Key, carry: Carry, observables: tuple) -> dict[str, Any]:
+    """What the observables would emit after one step (for its shapes)."""
+    numbers = jnp.zeros(keys.shape, jnp.int32)
+    state, info = _chains(_step(sampler))(posteriors, keys, carry.state, numbers)
+    return {name: _watch(sampler, w)(posteriors, state.position, info, carry.folds[name])[1] for name, w in observables}
+
+
+@functools.partial(jax.jit, static_argnames=("observables", "length"), donate_argnames=("carry",))
+def advance(
+    sampler: Sampler,
+    posteriors: Posterior,
+    keys: Key,
+    carry: Carry,
+    first: Array,
+    stop: Array,
+    thin: Array,
+    burn_in: Array,
+    *,
+    observables: tuple[tuple[str, Observable], ...],
+    length: int,
+) -> tuple[Carry, dict[str, Any]]:
+    """Draws first .. stop - 1 of all chains; buffers hold `length` draws, so fewer draws need no new program."""
+    stepped = _chains(_step(sampler))
+    shapes = jax.eval_shape(lambda: stepped(posteriors, keys, carry.state, jnp.zeros(keys.shape, jnp.int32)))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
+    emitted = jax.eval_shape(lambda: emissions(sampler, posteriors, keys, carry, observables))
+    slots = {name: -(-length // watch.every) for name, watch in observables}
+    buffers = {
+        name: jax.tree.map(lambda leaf, s=slots[name]: jnp.zeros((s, *leaf.shape), leaf.dtype), emitted[name])
+        for name, _ in observables
+    }
+
+    def step(draw: Array, inner: Array, state: Any) -> tuple[Any, Info]:
+        state, info = stepped(posteriors, keys, state, jnp.full(keys.shape, draw * thin + inner))
+        return jax.lax.cond(
+            draw < burn_in, lambda s, i: _adapted(sampler, posteriors, s, i), lambda s, _: s, state, info
+        ), info
+
+    def draw(number: Array, loop: tuple[Carry, dict[str, Any]]) -> tuple[Carry, dict[str, Any]]:
+        (old, folds, status, broken_at), buffers = loop
+        state, info = jax.lax.fori_loop(0, thin, lambda i, s: step(number, i, s[0]), (old, blank))
+        position = state.position
+        params_ok = _chains(_rungs(sampler, lambda _, w: _finite(w)))(posteriors, position)
+        losses_ok = jnp.ones_like(params_ok) if info.delta is None else jnp.isfinite(info.delta)
+        fresh = _chains(lambda _, p, q: _status(sampler, p, q))(posteriors, params_ok, losses_ok)
+        status, broken_at = (
+            jnp.where(status == Status.OK, fresh, status),
+            jnp.where((status == Status.OK) & (fresh != Status.OK), number, broken_at),
+        )
+        alive = status == Status.OK
+        chain_alive = alive if sampler.coupled is None else jnp.all(alive, axis=-1)
+        state = _select(chain_alive, state, old)
+        new_folds, new_buffers = dict(folds), dict(buffers)
+        for name, watch in observables:
+            seen = functools.partial(_watch(sampler, watch), posteriors, state.position, info)
+            if watch.folds:
+                keep = functools.partial(lambda n, s, f: _select(alive, s(f)[0], f), name, seen)
+                new_folds[name] = jax.lax.cond(number >= burn_in, keep, lambda f: f, folds[name])
+            if jax.tree.leaves(emitted[name]):
+                place = number // watch.every - kept(first, watch.every)
+
+                def write(buffer: Any, s: Any = seen, n: str = name, at: Array = place) -> Any:
+                    value = _blanked(alive, s(folds[n])[1])
+                    return jax.tree.map(lambda b, v: jax.lax.dynamic_update_index_in_dim(b, v, at, 0), buffer, value)
+
+                new_buffers[name] = (
+                    write(buffers[name])
+                    if watch.every == 1
+                    else jax.lax.cond(number % watch.every == 0, write, lambda b: b, buffers[name])
+                )
+        return Carry(state, new_folds, status, broken_at), new_buffers
+
+    return jax.lax.fori_loop(first, stop, draw, (carry, buffers))
+
+
+def _adapted(sampler: Sampler, posteriors: Posterior, state: Any, info: Info) -> Any:
+    def one(posterior: Posterior, state: Any, info: Info) -> Any:
+        adapt = getattr(sampler(posterior), "adapt", None)
+        return state if adapt is None else adapt(state, info)
+
+    return _chains(one)(posteriors, state, info)
+
+
+def _select(alive: Array, new: Any, old: Any) -> Any:
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(alive.reshape(alive.shape + (1,) * (a.ndim - alive.ndim)), a, b)
+
+    return jax.tree.map(pick, new, old)
+
+
+def _blanked(alive: Array, values: Any) -> Any:
+    def blank(leaf: Array) -> Array:
+        hole = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else -1
+        return jnp.where(
+            alive.reshape(alive.shape + (1,) * (leaf.ndim - alive.ndim)), leaf, jnp.asarray(hole, leaf.dtype)
+        )
+
+    return jax.tree.map(blank, values)
+
+
+def kept(draws: Any, every: int) -> Any:
+    """How many of the first `draws` draws an observable stores: draws 0, every, 2 every, ..."""
+    return -(-draws // every)
