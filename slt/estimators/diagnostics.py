@@ -230,8 +230,7 @@ def within_phases(x: Any, labels: Any, count: int, ok: Any = None) -> PhaseDiagn
     with a bad one over phases says trapped, not broken. NaN as in `rhat`.
     """
     x, use = checked(x, ok)
-    labels = labelled(labels, x.shape)
-    inside = use[..., None, :, :] & (labels[..., None, :, :] == np.arange(count)[:, None, None])
+    inside = use[..., None, :, :] & members(labels, count, x.shape)
     shape = inside.shape[:-2]
     scores = np.zeros(inside.shape)
     ratios = np.full(shape, np.nan)
@@ -248,14 +247,16 @@ def within_phases(x: Any, labels: Any, count: int, ok: Any = None) -> PhaseDiagn
     return PhaseDiagnostics(ratios, effective, draws, chains, rhat(x, ok), ess(x, ok))
 
 
-def labelled(labels: Any, shape: tuple[int, ...]) -> Int[np.ndarray, "*batch chain draw"]:
-    """Phase labels as integers of the shape of the draws; InputError otherwise."""
+def members(labels: Any, count: int, shape: tuple[int, ...]) -> Bool[np.ndarray, "*batch phase chain draw"]:
+    """Which draws lie in each phase 0 .. count - 1, from integer `labels` of the given shape [..., chain, draw]."""
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError("labels", labels.dtype, "give integers, -1 for no phase")
     if labels.shape != shape:
         raise InputError("labels", labels.shape, f"give one label a draw: shape {shape}")
-    return labels
+    if count < 1:
+        raise InputError("count", count, "give the number of phases, at least 1")
+    return labels[..., None, :, :] == np.arange(count)[:, None, None]
 
 
 def _normal_scores(values: np.ndarray) -> np.ndarray:
