@@ -58,7 +58,12 @@ class Moments(NamedTuple):
 
     def variance(self) -> Any:
         """Unbiased variance over draws; NaN with fewer than two."""
-        return jax.tree.map(lambda s: s / (self.count - 1), self.square)
+        return jax.tree.map(lambda s: s / (_like(self.count, s) - 1), self.square)
+
+
+def _like(count: Any, leaf: Any) -> Any:
+    """The count, one for each chain, shaped to divide what was folded."""
+    return count.reshape(count.shape + (1,) * (leaf.ndim - count.ndim))
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class LogMeanExp(NamedTuple):
 
     def value(self) -> Any:
         """log of the mean of exp(values)."""
-        return self.peak + jnp.log(self.total / self.count)
+        return self.peak + jnp.log(self.total / _like(self.count, self.total))
 
 
 @dataclass(frozen=True)

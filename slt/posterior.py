@@ -152,7 +152,7 @@ class Posterior:
     @property
     def nbeta(self) -> Scalar:
         """n beta, the factor on the mean loss; t of a potential."""
-        return self.n * self.beta
+        return self.n.astype(self.beta.dtype) * self.beta
 
     @property
     def centre_position(self) -> Position:
@@ -178,7 +178,8 @@ class Posterior:
 
     def delta(self, position: Position) -> Scalar:
         """L_n(w) - L_n(w_ref) on the full data."""
-        return -jnp.sum(self.differences(position)) / self.n
+        differences = self.differences(position)
+        return -jnp.sum(differences) / self.n.astype(differences.dtype)
 
     def log_prior(self, position: Position) -> Scalar:
         """log phi(w) - (gamma/2) |w - centre|^2 over free parameters (and the auxiliary density of masked ones)."""
