@@ -1,0 +1,1 @@
+"""Exact values and asymptotics from singular learning theory, each with its source."""

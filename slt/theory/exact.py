@@ -1,0 +1,148 @@
+"""Exact free energies at finite t of potentials, in float64: F(t) = -log Z(t), Z(t) = E_prior[exp(-t K)], and lam(t)
+= t dF/dt.
+
+lam(t) = t <K>_t is what an unbiased estimator of the learning coefficient returns at n beta = t where min K = 0; it
+tends to lambda - (m - 1)/log t. Every function takes a number or an array of t >= 0 and returns arrays of its shape.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize, special
+
+from slt.typing import InputError
+
+Values = Float[np.ndarray, "*t"]
+
+
+class Curve(NamedTuple):
+    """F(t), in nats and 0 at t = 0 (the priors are normalised), and lam(t)."""
+
+    free_energy: Values
+    lam: Values
+
+
+class TwoBasins(NamedTuple):
+    """The two-basin landscape at t: free energies of the regions U and V, the mass of V, and both together."""
+
+    free_energy_u: Values
+    free_energy_v: Values
+    mass_v: Values
+    free_energy: Values
+    lam: Values
+
+
+def _curve(free_energy: Any, lam: Any) -> Curve:
+    return Curve(np.asarray(free_energy), np.asarray(lam))
+
+
+def _times(t: Any) -> Values:
+    t = np.asarray(t, dtype=np.float64)
+    if not (np.isfinite(t) & (t >= 0)).all():
+        raise InputError("t", t, "give finite numbers >= 0")
+    return t
+
+
+def _order(field: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(field, value, "give an integer >= 1")
+
+
+def _unit(x: Any, a: float) -> tuple[Values, Values]:
+    """M(x) = int_0^1 exp(-x u^(1/a)) du = a x^-a gamma(a, x), and -x M'/M = a (1 - exp(-x)/M) without cancellation.
+
+    gamma is the lower incomplete gamma function; near 0 through M = exp(-x) 1F1(1; a + 1; x) (DLMF 8.5.1).
+    """
+    small = np.minimum(x, 1.0)
+    series = special.hyp1f1(1, a + 1, small)
+    slope = a * small / (a + 1) * special.hyp1f1(1, a + 2, small) / series
+    large = np.maximum(x, 1.0)
+    value = special.gammainc(a, large) * special.gamma(a + 1) * large**-a
+    near = x < 1
+    return np.where(near, np.exp(-small) * series, value), np.where(near, slope, a * (1 - np.exp(-large) / value))
+
+
+def gaussian_squares(t: Any, d: int, scale: float = 1.0) -> Curve:
+    """K = w_1^2 + .. + w_d^2 under N(0, scale^2): F = (d/2) log(1 + 2 t scale^2), a Gaussian integral (lambda = d/2,
+    m = 1).
+
+    Coordinates that K does not depend on change nothing.
+    """
+    t = _times(t)
+    _order("d", d)
+    if not scale > 0:
+        raise InputError("scale", scale, "give the prior's standard deviation, > 0")
+    x = 2 * t * scale**2
+    return _curve(d / 2 * np.log1p(x), d / 2 * x / (1 + x))
+
+
+def monomial(t: Any, k: int) -> Curve:
+    """K = x^2k, x uniform on [-1, 1]: Z = t^(-1/2k) gamma(1/2k, t)/(2k), gamma the lower incomplete.
+
+    lambda = 1/2k, m = 1.
+    """
+    t = _times(t)
+    _order("k", k)
+    value, slope = _unit(t, 1 / (2 * k))
+    return _curve(-np.log(value), slope)
+
+
+def normal_crossing(t: Any, d: int) -> Curve:
+    """K = (w_1 .. w_d)^2, w uniform on [0, 1]^d or [-1, 1]^d: lambda = 1/2, m = d.
+
+    Z = int_0^inf u^(d-1) e^-u / Gamma(d) exp(-t e^-2u) du, since u = -log prod |w_i| is a sum of d exponentials; the
+    same as the hypergeometric dFd(1/2, ..; 3/2, ..; -t). By Gauss-Legendre on 200 panels, cut where e^-u has fallen
+    by 1e-17.
+    """
+    t = _times(t)
+    _order("d", d)
+    nodes, weights = special.roots_legendre(20)
+    top = 0.5 * np.log(max(1.0, float(t.max(initial=0.0)))) + 45 + 4 * d
+    edges = np.linspace(0.0, top, 201)
+    half = np.diff(edges)[:, None] / 2
+    u = (edges[:-1, None] + half * (1 + nodes)).ravel()
+    density = (half * weights).ravel() * np.exp((d - 1) * np.log(u) - u - special.gammaln(d))
+    energy = np.exp(-2 * u)
+    factor = np.exp(-t[..., None] * energy)
+    z = factor @ density
+    return _curve(-np.log(z), t * (factor @ (density * energy)) / z)
+
+
+TWO_BASINS_BOUNDARY = 0.49783673071612594
+"""Where 0.01 + (w + 1)^4 = 20 (w - 1)^2 between the minima: U lies to the left, V to the right."""
+
+
+def two_basins(t: Any) -> TwoBasins:
+    """K = min(0.01 + (w + 1)^4, 20 (w - 1)^2), w uniform on [-2, 2].
+
+    U is degenerate (loss 0.01, lambda 1/4), V sharp (loss 0, lambda 1/2). With b the boundary, gamma the lower
+    incomplete: Z_U = (1/4) e^(-0.01 t) t^(-1/4) (1/4) [gamma(1/4, t) + gamma(1/4, t (1 + b)^4)], Z_V = (1/4) (1/2)
+    sqrt(pi/(20 t)) [erf(sqrt(20 t) (1 - b)) + erf(sqrt(20 t))].
+    """
+    t = _times(t)
+    b = TWO_BASINS_BOUNDARY
+    # Each half of a basin, of length l and depth c l^(1/a), contributes (1/4) l M(t c l^(1/a)).
+    sides = [(1.0, 1.0, 0.25), (1 + b, (1 + b) ** 4, 0.25), (1 - b, 20 * (1 - b) ** 2, 0.5), (1.0, 20.0, 0.5)]
+    parts = [(length / 4, *_unit(t * depth, a)) for length, depth, a in sides]
+    masses = [length * value for length, value, _ in parts]
+    slopes = [slope for _, _, slope in parts]
+    u = 0.01 * t - np.log(masses[0] + masses[1])
+    v = -np.log(masses[2] + masses[3])
+    lam_u = 0.01 * t + (masses[0] * slopes[0] + masses[1] * slopes[1]) / (masses[0] + masses[1])
+    lam_v = (masses[2] * slopes[2] + masses[3] * slopes[3]) / (masses[2] + masses[3])
+    mass_v = special.expit(u - v)
+    both = (-np.logaddexp(-u, -v), (1 - mass_v) * lam_u + mass_v * lam_v)
+    return TwoBasins(*(np.asarray(values) for values in (u, v, mass_v, *both)))
+
+
+@functools.cache
+def two_basins_critical_t() -> float:
+    """The t at which both basins of `two_basins` carry half the mass, F_U = F_V: 294.139."""
+
+    def gap(t: float) -> float:
+        at = two_basins(t)
+        return float(at.free_energy_u - at.free_energy_v)
+
+    return float(optimize.root_scalar(gap, bracket=(100.0, 1000.0), xtol=1e-10).root)
