@@ -157,7 +157,7 @@ def acceptance(posterior: Posterior, params: Params, info: Info) -> Array:
 def log_likelihoods(posterior: Posterior, params: Params, info: Info) -> Float[Array, " n_pad"]:
     """log p(z_i|w) of every sample (0 beyond n): fold it, storing it costs draws x n."""
     values = posterior.bound.log_likelihood(params, posterior.data)
-    return jnp.where(jnp.arange(values.shape[0]) < posterior.n, values, 0)
+    return jnp.where(jnp.arange(values.shape[0], dtype=posterior.n.dtype) < posterior.n, values, 0)
 
 
 @dataclass(frozen=True)

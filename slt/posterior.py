@@ -174,7 +174,7 @@ class Posterior:
     def differences(self, position: Position) -> Float[Array, " n_pad"]:
         """l_i(w) - l_i(w_ref), l_i = log p(z_i|w), of every sample, the padded ones set to 0."""
         values = self.bound.log_likelihood(self.params(position), self.data) - self.reference
-        return jnp.where(jnp.arange(values.shape[0]) < self.n, values, 0)
+        return jnp.where(jnp.arange(values.shape[0], dtype=self.n.dtype) < self.n, values, 0)
 
     def delta(self, position: Position) -> Scalar:
         """L_n(w) - L_n(w_ref) on the full data."""

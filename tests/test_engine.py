@@ -254,3 +254,16 @@ def test_a_likelihood_that_sums_is_refused():
 
     with pytest.raises(InputError, match="one value a sample"):
         run(Summed(), SAMPLER, grid(Summed(), n=4), WATCH, SCHEDULE, key=KEY)
+
+
+def test_x64_runs_under_the_same_keys():
+    def go():
+        return prepare(Location(), SAMPLER, grid(Location(), n=[10]), WATCH, SCHEDULE, key=jax.random.key(0))
+
+    narrow = np.asarray(jax.random.key_data(go().keys(go().plan.buckets[0])))
+    with jax.enable_x64():
+        job = go()
+        wide = np.asarray(jax.random.key_data(job.keys(job.plan.buckets[0])))
+        trace = job.run()
+    np.testing.assert_array_equal(narrow, wide)
+    assert trace.traces["delta"].dtype == np.float64 and np.all(np.isfinite(trace.traces["delta"]))

@@ -1,0 +1,189 @@
+"""From a run's datasets to named quantities with errors: what every run reports whatever its experiment."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from slt.estimators import diagnostics, free_energy, llc, occupancy
+from slt.typing import Estimate
+
+
+class Quantity(NamedTuple):
+    """A named result: arrays `value` and `stderr` over the axes `coords` (name -> values, in the order of the axes)."""
+
+    value: np.ndarray
+    stderr: np.ndarray
+    coords: dict[str, list]
+
+
+SEED = "data_seed"
+
+
+def summarise(tree: xr.DataTree) -> dict[str, Quantity]:
+    """The quantities of all parts; those of parts other than "main" carry the prefix "<part>."."""
+    found: dict[str, Quantity] = {}
+    for name, node in tree.children.items():
+        prefix = "" if name == "main" else f"{name}."
+        found |= {f"{prefix}{key}": quantity for key, quantity in summarise_part(node.to_dataset()).items()}
+    return found
+
+
+def summarise_part(data: xr.Dataset) -> dict[str, Quantity]:
+    """The quantities of one part.
+
+    loss = E[L_n], llc = n beta (E[L_n] - L_n(w*)) at the lowest minimum known, heat_capacity = (n beta)^2 Var(L_n), rhat
+    and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (free chains,
+    which tells where they are, not what the posterior weighs), loss[P], llc[P] about the phase's own minimum, rhat[P],
+    ess[P], dwell[P] in draws; with ladders that reach 0: free_energy (thermodynamic integration), free_energy_mbar and
+    their difference.
+    """
+    view = Draws(data)
+    found = view.over_all()
+    if "phase" in data:
+        found |= view.by_phase()
+    if "rung_delta" in data:
+        found |= view.ladders()
+    return found
+
+
+class Draws:
+    """The draws of one part that count: after burn-in, of chains that did not break."""
+
+    def __init__(self, data: xr.Dataset):
+        self.data = data
+        self.grid = tuple(data["offset"].dims)
+        self.keep = ~data["burn_in"].values
+        self.ok = data["status"].transpose(*self.grid, "chain").values == 0
+        self.delta = self.draws("delta")
+        self.nbeta = self.on_grid("nbeta" if "nbeta" in data.coords else "t")
+        self.offset = data["offset"].transpose(*self.grid).values
+        self.coords = {str(name): data[name].values.tolist() for name in self.grid}
+
+    def draws(self, name: str) -> np.ndarray:
+        """A traced number [grid..., chain, draw] after burn-in."""
+        return self.data[name].transpose(*self.grid, "chain", "draw").values[..., self.keep]
+
+    def on_grid(self, name: str) -> np.ndarray:
+        """A coordinate or variable over grid axes, broadcast to all of them."""
+        shape = [self.data.sizes[dim] for dim in self.grid]
+        aligned = self.data[name].broadcast_like(self.data["offset"]).transpose(*self.grid)
+        return np.broadcast_to(aligned.values, shape)
+
+    def quantity(self, value: Any, stderr: Any) -> Quantity:
+        """A quantity over the whole grid."""
+        return Quantity(np.asarray(value, float), np.asarray(stderr, float), self.coords)
+
+    def over_seeds(self, estimate: Estimate) -> Quantity:
+        """Mean over data seeds where the grid has them: the error is the larger of their spread's and their own."""
+        value, stderr = np.asarray(estimate.value, float), np.asarray(estimate.stderr, float)
+        if SEED not in self.grid:
+            return self.quantity(value, stderr)
+        axis = self.grid.index(SEED)
+        known = np.isfinite(value) & np.isfinite(stderr)
+        count = known.sum(axis)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.where(known, value, 0).sum(axis) / count
+            spread = np.where(known, np.square(value - np.expand_dims(mean, axis)), 0).sum(axis) / (count - 1) / count
+            own = np.where(known, np.square(stderr), 0).sum(axis) / np.square(count)
+            error = np.sqrt(np.fmax(spread, own))
+        coords = {name: values for name, values in self.coords.items() if name != SEED}
+        return Quantity(np.where(count > 0, mean, np.nan), np.where(count > 0, error, np.nan), coords)
+
+    def baseline(self, phase: str | None = None) -> np.ndarray:
+        """delta(w*) [grid...] of the lowest minimum that was quenched, of one phase or of all; NaN where none was."""
+        if "baseline" not in self.data:
+            return np.full(self.offset.shape, np.nan)
+        table = self.data["baseline"].transpose(*self.grid, "basin").values
+        if phase is not None:
+            table = table[..., self.data["basin_phase"].values == phase]
+        blank = np.full((*self.offset.shape, 1), np.inf)
+        lowest = np.min(np.concatenate([table, blank], axis=-1), axis=-1)
+        return np.where(np.isfinite(lowest), lowest, np.nan)
+
+    def over_all(self) -> dict[str, Quantity]:
+        """Quantities that need no phases."""
+        mean = diagnostics.mean(self.delta, ok=self.ok)
+        found = {
+            "loss": self.quantity(mean.value + self.offset, mean.stderr),
+            "rhat": self.quantity(diagnostics.rhat(self.delta, ok=self.ok), np.nan * self.offset),
+            "ess": self.quantity(diagnostics.ess(self.delta, ok=self.ok), np.nan * self.offset),
+        }
+        if self.delta.shape[-1] > 1:
+            found["heat_capacity"] = self.quantity(*llc.heat_capacity(self.delta, self.nbeta, ok=self.ok)[:2])
+        if "acceptance" in self.data and self.data["acceptance"].notnull().any():
+            rate = diagnostics.mean(self.draws("acceptance"), ok=self.ok)
+            found["acceptance"] = self.quantity(rate.value, rate.stderr)
+        lowest = self.baseline()
+        if np.isfinite(lowest).all():
+            found["llc"] = self.quantity(*llc.llc(self.delta, self.nbeta, lowest, ok=self.ok)[:2])
+        return found
+
+    def by_phase(self) -> dict[str, Quantity]:
+        """Quantities of each phase."""
+        names = list(self.data["phase"].attrs["names"])
+        labels, count = self.draws("phase").astype(int), len(names)
+        ladders = "rung_delta" in self.data
+        share = occupancy.occupancy(labels, count, ok=self.ok)
+        inside = diagnostics.within_phases(self.delta, labels, count, ok=self.ok)
+        dwell = occupancy.mean_dwell(occupancy.dwell(labels, ok=self.ok), count)
+        baselines = np.stack([self.baseline(name) for name in names], axis=-1)
+        known = np.isfinite(baselines)
+        local = llc.llc_by_phase(self.delta, labels, count, self.nbeta, np.where(known, baselines, 0.0), ok=self.ok)
+        level = llc.llc_by_phase(self.delta, labels, count, np.ones_like(self.nbeta), ok=self.ok)
+        found = {}
+        for k, name in enumerate(names):
+
+            def pick(estimate: Estimate, k: int = k) -> Estimate:
+                return Estimate(np.asarray(estimate.value)[..., k], np.asarray(estimate.stderr)[..., k])
+
+            seen = pick(level)
+            found[f"{'mass' if ladders else 'occupancy'}[{name}]"] = self.quantity(*pick(share)[:2])
+            found[f"loss[{name}]"] = self.over_seeds(Estimate(seen.value + self.offset, seen.stderr))
+            own = pick(local)
+            found[f"llc[{name}]"] = self.over_seeds(
+                Estimate(np.where(known[..., k], own.value, np.nan), np.where(known[..., k], own.stderr, np.nan))
+            )
+            found[f"rhat[{name}]"] = self.quantity(inside.rhat[..., k], np.nan * self.offset)
+            found[f"ess[{name}]"] = self.quantity(inside.ess[..., k], np.nan * self.offset)
+            if not ladders:
+                found[f"dwell[{name}]"] = self.over_seeds(pick(dwell))
+        return found
+
+    def ladders(self) -> dict[str, Quantity]:
+        """Free energies and exchange rates of ladders along t or beta."""
+        axis = str(self.data.attrs["coupled"])
+        others = tuple(dim for dim in self.grid if dim != axis)
+        rungs = self.data[["rung_value", "rung_delta", "swap", "round_trips"]]
+        rungs = rungs.transpose(*others, "chain", "rung", "draw").isel(draw=self.keep)
+        swaps = rungs["swap"].mean(("draw", "chain")).transpose(*others, "rung")
+        coords = {name: self.coords[name] for name in others} | {"rung": list(range(self.data.sizes["rung"]))}
+        trips = rungs["round_trips"].isel(draw=-1).sum("rung").transpose(*others, "chain").values
+        found = {
+            "swap": Quantity(swaps.values, np.full(swaps.shape, np.nan), coords),
+            "round_trips": Quantity(
+                trips.mean(-1), trips.std(-1, ddof=1) / np.sqrt(trips.shape[-1]), {k: self.coords[k] for k in others}
+            ),
+        }
+        if axis == "n" or float(rungs["rung_value"].min()) > 0:
+            return found
+        at, scale = np.asarray(self.data[axis].values, float), 1.0
+        where = self.grid.index(axis)
+        order = [*(i for i in range(len(self.grid)) if i != where), where]
+        names = ("free_energy", "free_energy_mbar", "free_energy_difference")
+        tables = {name: (np.full(self.offset.shape, np.nan), np.full(self.offset.shape, np.nan)) for name in names}
+        moved = {name: tuple(table.transpose(order) for table in pair) for name, pair in tables.items()}
+        for index in np.ndindex(trips.shape[:-1]):
+            one = rungs.isel({dim: i for dim, i in zip(others, index, strict=True)})
+            if axis == "beta":
+                scale = float(self.data["n"].values[index[others.index("n")]])
+            offset = self.offset.transpose(order)[index][0]
+            ok = self.ok.transpose([*order, len(self.grid)])[index].all(axis=0)
+            energies = one["rung_delta"].values[ok].astype(float) + offset
+            values = one["rung_value"].isel(draw=-1).values[ok].astype(float) * scale
+            ti = free_energy.thermodynamic(energies, values, at * scale)
+            mbar = free_energy.mbar(energies, values, at * scale)
+            gap = free_energy.difference(ti, mbar)
+            for name, estimate in zip(names, (ti, mbar, gap), strict=True):
+                moved[name][0][index], moved[name][1][index] = estimate.value, estimate.stderr
+        return found | {name: self.quantity(*pair) for name, pair in tables.items()}
