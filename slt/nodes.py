@@ -1,0 +1,304 @@
+"""`_target_` nodes of a config: from a dotted name and its arguments to the object, every mistake found beforehand."""
+
+import contextlib
+import difflib
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slt.typing import InputError
+
+SPECIAL = ("_target_", "_partial_", "_args_")
+# What a config from a stranger's run directory may not reach although it lies in slt: these read, write and import.
+CLOSED = ("slt.cli", "slt.config", "slt.drivers", "slt.nodes", "slt.plots", "slt.progress", "slt.report", "slt.results")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+# Classes of these packages take plain numbers too; a class of any other is built by a _target_ node.
+_PLAIN = ("builtins", "typing", "collections", "jaxtyping", "jax", "jaxlib", "numpy", "enum")
+
+
+def nearest(name: object, known: Iterable[object], many: str = "there are") -> str:
+    """'nearest is X; there are: A, B, ...', the end of a message about an unknown name."""
+    names = [str(one) for one in known]
+    close = difflib.get_close_matches(str(name), names, 1, 0.5)
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return (f"nearest is {close[0]!r}; " if close else "") + (f"{many}: {shown}" if names else "there are none")
+
+
+def join(path: str, key: object) -> str:
+    """A dotted path; list items as path[0]."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else str(key)
+
+
+def beside(name: str) -> types.ModuleType:
+    """The package slt.`name` ("configs", "experiments"): as installed, else from the clone that slt itself lies in."""
+    full = f"slt.{name}"
+    if full in sys.modules:
+        return sys.modules[full]
+    if importlib.util.find_spec(full) is not None:
+        return importlib.import_module(full)
+    folder = Path(__file__).resolve().parent.parent / name
+    init, inside = folder / "__init__.py", [str(folder)]
+    spec = importlib.util.spec_from_file_location(full, init, submodule_search_locations=inside)
+    if spec is None or spec.loader is None or not init.is_file():
+        raise ModuleNotFoundError(f"slt was installed without its {name}: install it anew", name=full)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module
+    spec.loader.exec_module(module)
+    setattr(sys.modules["slt"], name, module)
+    return module
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(dotted path, node) of every `_target_` node in a plain container, outer ones first."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, dict(node)
+        for key, value in node.items():
+            yield from targets(value, join(path, key))
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from targets(value, join(path, i))
+
+
+def module(name: str, path: str) -> types.ModuleType:
+    """The module called `name`; InputError at `path`, with the nearest name, where it cannot be imported."""
+    if name.startswith("slt.experiments"):
+        beside("experiments")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name != missing and not name.startswith(f"{missing}."):
+            raise InputError(path, name, f"cannot be imported: {error}") from error
+        parent, _, last = missing.rpartition(".")
+        if not parent:
+            cure = "no such module beside the config given on the command line, nor among installed packages"
+            raise InputError(path, name, cure) from None
+        found = [info.name for info in pkgutil.iter_modules(getattr(sys.modules.get(parent), "__path__", []))]
+        raise InputError(path, name, f"no module {last!r} in {parent}: {nearest(last, found)}") from None
+    except (ImportError, SyntaxError) as error:
+        raise InputError(path, name, f"cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def locate(target: object, path: str) -> Any:
+    """The object that the dotted name `target` stands for; `path` is where the config says so."""
+    where = join(path, "_target_")
+    if not isinstance(target, str) or "." not in target or not all(part.isidentifier() for part in target.split(".")):
+        raise InputError(where, target, "give a dotted name such as slt.samplers.sgld.SGLD or my_file.MyModel")
+    parts = target.split(".")
+    found: Any = module(parts[0], where)
+    for i, part in enumerate(parts[1:], 1):
+        name = ".".join(parts[: i + 1])
+        package = isinstance(found, types.ModuleType) and hasattr(found, "__path__")
+        if name == "slt.experiments" or (package and importlib.util.find_spec(name) is not None):
+            inner = module(name, where)
+            # A function that its package exports under the name of the module it lies in is what is meant.
+            last = getattr(found, part, inner) if i == len(parts) - 1 else inner
+            found = last
+        elif hasattr(found, part):
+            found = getattr(found, part)
+        else:
+            known = {name for name in dir(found) if not name.startswith("_")}
+            known |= {info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))}
+            raise InputError(where, target, f"{'.'.join(parts[:i])} has no {part!r}: {nearest(part, sorted(known))}")
+    return found
+
+
+def is_slt(target: str) -> bool:
+    """Whether a name lies in slt, in the part of it that only computes."""
+    return target.split(".")[0] == "slt" and not any(target == name or target.startswith(f"{name}.") for name in CLOSED)
+
+
+def trust(node: Any, path: str = "", allow: Sequence[str] = ()) -> None:
+    """InputError where a config that came with a run directory would import anything but slt and `allow`.
+
+    Names are looked at first, without importing; then each of slt's must be defined in slt, not merely imported there.
+    """
+    named = list(targets(node, path))
+    for where, found in named:
+        target = found["_target_"]
+        allowed = isinstance(target, str) and any(target == name or target.startswith(f"{name}.") for name in allow)
+        if not allowed and not (isinstance(target, str) and is_slt(target)):
+            allow_it = f"if you trust it, say --allow-import with {str(target).split('.')[0]} or the folder it lies in"
+            raise InputError(join(where, "_target_"), target, f"a run directory may import only slt; {allow_it}")
+    for where, found in named:
+        target = found["_target_"]
+        if is_slt(target):
+            thing = locate(target, where)
+            home = getattr(thing, "__module__", "") or ""
+            if not is_slt(home) or isinstance(thing, types.ModuleType):
+                raise InputError(join(where, "_target_"), target, "is not defined in slt: name it where it is defined")
+
+
+def check(node: Any, path: str) -> None:
+    """InputError for the first `_target_` in `node` that cannot be called as written; imports, but calls nothing."""
+    for where, found in targets(node, path):
+        _bound(found, where)
+
+
+def instantiate(node: Any, path: str) -> Any:
+    """What a node stands for: a call of its `_target_`, with `_partial_: true` a functools.partial; arguments likewise.
+
+    Plain values come back as they are, lists as tuples where the target's annotation says tuple. All nodes are checked
+    before the first is called. `path` is the dotted path of the node in the config, for messages.
+    """
+    check(node, path)
+    return _built(node, path)
+
+
+def _built(node: Any, path: str) -> Any:
+    if isinstance(node, list | tuple):
+        return [_built(value, join(path, i)) for i, value in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {key: _built(value, join(path, key)) for key, value in node.items()}
+    call, args, named, kinds = _bound(dict(node), path)
+    args = [_built(value, join(path, f"_args_[{i}]")) for i, value in enumerate(args)]
+    named = {key: _shaped(_built(value, join(path, key)), kinds.get(key)) for key, value in named.items()}
+    if node.get("_partial_", False):
+        return functools.partial(call, *args, **named)
+    try:
+        return call(*args, **named)
+    except InputError as error:
+        raise InputError(_placed(error.field, path), error.value, error.cure) from error
+    except Exception as error:
+        error.add_note(f"while building {path} = {node['_target_']}")
+        raise
+
+
+def _placed(field: str, path: str) -> str:
+    """A field as a component names it ("sampler.step_size", "scale"), as the config's path of it."""
+    if field == path or field.startswith(f"{path}."):
+        return field
+    parent, _, last = path.rpartition(".")
+    return join(parent, field) if field.split(".")[0] == last else join(path, field)
+
+
+def _bound(node: dict[str, Any], path: str) -> tuple[Callable[..., Any], list[Any], dict[str, Any], dict[str, Any]]:
+    """(callable, positional arguments, named arguments, annotations) of a node, checked against the signature."""
+    call = locate(node["_target_"], path)
+    target = node["_target_"]
+    if not callable(call):
+        raise InputError(join(path, "_target_"), target, "cannot be called: name a class or a function")
+    args, partial = node.get("_args_", []), node.get("_partial_", False)
+    if not isinstance(args, list | tuple) or not isinstance(partial, bool):
+        wrong = "_args_" if isinstance(partial, bool) else "_partial_"
+        raise InputError(join(path, wrong), node[wrong], "_args_ is a list, _partial_ is true or false")
+    named = {str(key): value for key, value in node.items() if key not in SPECIAL}
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):  # some builtins have none
+        return call, list(args), named, {}
+    takes = {p.name: p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        for key, value in named.items():
+            if key not in takes:
+                cure = f"unknown argument of {target}: {nearest(key, takes, 'it takes')}"
+                raise InputError(join(path, key), value, cure)
+    try:
+        (signature.bind_partial if partial else signature.bind)(*args, **named)
+    except TypeError as error:
+        absent = [
+            p.name
+            for i, p in enumerate(takes.values())
+            if p.default is p.empty and p.name not in named and (p.kind is p.KEYWORD_ONLY or i >= len(args))
+        ]
+        if absent and not partial:
+            raise InputError(join(path, absent[0]), None, f"{target} needs it: give it in the config") from None
+        raise InputError(join(path, "_args_"), args, f"{target}: {error}") from None
+    kinds = _annotations(call, takes)
+    for key, value in named.items():
+        if key in kinds:
+            fit(value, kinds[key], join(path, key))
+    return call, list(args), named, kinds
+
+
+def _annotations(call: Callable[..., Any], takes: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    kinds = {name: p.annotation for name, p in takes.items() if p.annotation is not p.empty}
+    if any(isinstance(kind, str) for kind in kinds.values()):
+        # Names that only type checkers know leave their arguments unchecked.
+        with contextlib.suppress(NameError, TypeError, AttributeError, SyntaxError):
+            kinds |= typing.get_type_hints(call.__init__ if inspect.isclass(call) else call)
+    return {name: kind for name, kind in kinds.items() if not isinstance(kind, str)}
+
+
+def fit(value: Any, kind: Any, path: str) -> None:
+    """InputError unless a value read from YAML fits a type annotation; annotations that are not simple fit anything."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return
+    if not _fits(value, kind):
+        raise InputError(path, value, f"must be {_said(kind)}")
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (list, tuple, Sequence) and isinstance(value, list | tuple) and inner:
+        each = inner[0] if origin is not tuple or inner[-1] is Ellipsis else None
+        for i, item in enumerate(value):
+            fit(item, each if origin is not tuple or each is not None else inner[min(i, len(inner) - 1)], join(path, i))
+    elif origin in (dict, Mapping) and isinstance(value, Mapping) and inner:
+        for key, item in value.items():
+            fit(item, inner[1], join(path, key))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if kind is None or kind is types.NoneType:
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(kind))
+    if origin is typing.Literal:
+        return value in typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _fits(value, typing.get_args(kind)[0])
+    if kind is bool or kind is str:
+        return isinstance(value, kind)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    base = origin if origin is not None else kind
+    if base in (list, tuple, Sequence):
+        return isinstance(value, list | tuple)
+    if base in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if not inspect.isclass(base) or base.__module__.split(".")[0] in _PLAIN or getattr(base, "_is_protocol", False):
+        return True
+    return isinstance(value, base) or not isinstance(value, str | int | float | bool)
+
+
+def _said(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_said(one) for one in inner)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, inner))
+    if kind is None or kind is types.NoneType:
+        return "null"
+    base = origin if origin is not None else kind
+    if base in (list, tuple, Sequence):
+        return "a list"
+    if base in (dict, Mapping):
+        return "a mapping"
+    return _WORDS.get(base) or f"a node with a _target_ that gives a {getattr(base, '__name__', base)}"
+
+
+def _shaped(value: Any, kind: Any) -> Any:
+    """A value in the form its annotation asks for: float for a whole number, tuple for a list."""
+    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    if isinstance(value, int) and not isinstance(value, bool) and float in members and int not in members:
+        return float(value)
+    if isinstance(value, list):
+        for one in members:
+            if one is tuple or typing.get_origin(one) is tuple:
+                inner = typing.get_args(one)
+                return tuple(_shaped(item, inner[0] if inner else None) for item in value)
+    return value
