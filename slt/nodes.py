@@ -99,12 +99,11 @@ def locate(target: object, path: str) -> Any:
     found: Any = module(parts[0], where)
     for i, part in enumerate(parts[1:], 1):
         name = ".".join(parts[: i + 1])
-        package = isinstance(found, types.ModuleType) and hasattr(found, "__path__")
+        package = getattr(found, "__name__", "") == ".".join(parts[:i]) and hasattr(found, "__path__")
         if name == "slt.experiments" or (package and importlib.util.find_spec(name) is not None):
             inner = module(name, where)
             # A function that its package exports under the name of the module it lies in is what is meant.
-            last = getattr(found, part, inner) if i == len(parts) - 1 else inner
-            found = last
+            found = getattr(found, part, inner) if i == len(parts) - 1 else inner
         elif hasattr(found, part):
             found = getattr(found, part)
         else:
@@ -239,6 +238,12 @@ def fit(value: Any, kind: Any, path: str) -> None:
         return
     if not _fits(value, kind):
         raise InputError(path, value, f"must be {_said(kind)}")
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        # Of several kinds, look inside a container only where one of them can be meant.
+        kinds = [one for one in typing.get_args(kind) if _fits(value, one)]
+        if len(kinds) == 1:
+            fit(value, kinds[0], path)
+        return
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, tuple, Sequence) and isinstance(value, list | tuple) and inner:
         each = inner[0] if origin is not tuple or inner[-1] is Ellipsis else None

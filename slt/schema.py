@@ -31,7 +31,7 @@ class GridConfig:
     t: list[float] | None = None
     gamma: list[float] = field(default_factory=lambda: [0.0])
     data_seed: list[int] = field(default_factory=lambda: [0])
-    control: dict[str, list[float]] = field(default_factory=dict)
+    control: dict[str, Any] = field(default_factory=dict)  # lists of numbers; OmegaConf would refuse whole ones there
 
 
 @dataclass
@@ -141,12 +141,12 @@ def _strict(raw: Any, schema: type, path: str) -> None:
             _strict(value, typing.cast(type, kind), here)
         elif key == "parts":
             nodes.fit(value, dict[str, Any], here)
-            for name, part in dict(value).items():
+            for name, part in typing.cast(dict[str, Any], value).items():
                 _strict(part, SweepConfig, join(here, name))
         elif key in COMPONENTS and isinstance(value, str):
             raise InputError(here, value, f"no such group of ready ones: give a node, {key}: {{_target_: ...}}")
         elif not interpolated(value):
-            nodes.fit(value, kind, here)
+            nodes.fit(value, dict[str, list[float]] if key == "control" else kind, here)
 
 
 def interpolated(value: Any) -> bool:
@@ -156,7 +156,9 @@ def interpolated(value: Any) -> bool:
 
 def _run(resolved: dict[str, Any]) -> RunConfig:
     def inner(raw: dict[str, Any]) -> dict[str, Any]:
-        return {**raw, "grid": GridConfig(**raw["grid"]), "schedule": ScheduleConfig(**raw["schedule"])}
+        control = {name: [float(value) for value in values] for name, values in raw["grid"]["control"].items()}
+        grid = GridConfig(**{**raw["grid"], "control": control})
+        return {**raw, "grid": grid, "schedule": ScheduleConfig(**raw["schedule"])}
 
     parts = {name: SweepConfig(**inner(part)) for name, part in resolved["parts"].items()}
     return RunConfig(**{**inner(resolved), "parts": parts})
