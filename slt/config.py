@@ -5,7 +5,9 @@ A config file is YAML; components are `_target_` nodes (slt.nodes), groups such 
     slt run superposition/demo grid.n='[100,300]' sampler=sgnht sampler.step_size=1e-4
 """
 
+import itertools
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -66,7 +68,7 @@ _GLOBAL = "# @package _global_"
 
 
 class Listed(NamedTuple):
-    """A config file: its name on the command line, where it lies, and the first line of its header."""
+    """A config file: its name on the command line, where it lies, and the first sentence of its header."""
 
     name: str
     path: Path
@@ -84,10 +86,16 @@ def listed(folder: Path | None = None) -> tuple[list[Listed], list[Listed]]:
     runs, options = [], []
     for path in sorted(root.rglob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
-        comments = [line.lstrip("# ").rstrip() for line in lines if line.startswith("#") and "@package" not in line]
-        entry = Listed(path.relative_to(root).with_suffix("").as_posix(), path, next(filter(None, comments), ""))
+        entry = Listed(path.relative_to(root).with_suffix("").as_posix(), path, _summary(lines))
         (runs if any(line.strip() == _GLOBAL for line in lines[:3]) else options).append(entry)
     return runs, options
+
+
+def _summary(lines: Sequence[str]) -> str:
+    """The first sentence of a file's header comment, without its heading ("Purpose:")."""
+    header = itertools.takewhile(lambda line: line.startswith("#"), (line for line in lines if line.strip() != _GLOBAL))
+    text = " ".join(line.lstrip("# ").strip() for line in header)
+    return re.split(r"[.:;] ", re.sub(r"^[A-Z]\w*: *", "", text))[0].rstrip(".")
 
 
 def own_folder(name: str) -> Path | None:

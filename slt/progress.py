@@ -1,0 +1,212 @@
+"""What a person sees while a run goes on, and how it is stopped without loss.
+
+Progress is told by the host after each saved chunk: a bar where standard error is a terminal, a line a chunk elsewhere.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+
+from slt.drivers import Part
+from slt.engine import Chunk
+
+TOP_PHASES = 7
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop, and did so after saving a chunk. `by` is the signal's number."""
+
+    def __init__(self, by: int):
+        super().__init__(f"stopped by {signal.Signals(by).name}")
+        self.by = by
+
+
+class Stopping:
+    """Context in which a first SIGINT or SIGTERM asks the run to stop after its chunk, and a second ends it at once.
+
+    A thread reads the signals, so that a person is answered while the main thread is inside a compiled program.
+    """
+
+    def __init__(self, console: Console, farewell: str):
+        self.console, self.farewell = console, farewell
+        self.asked = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread may set handlers; whoever calls from another has their own
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, _deferred)
+        threading.Thread(target=self._listen, daemon=True, name="slt-signals").start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._write)
+        self._before = {}
+
+    def _listen(self) -> None:
+        while data := os.read(self._read, 1):
+            number = data[0]
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if self.asked:
+                self.console.show_cursor(True)
+                self.console.print(f"\nstopped at once; {self.farewell}")
+                os._exit(130)
+            self.asked = number
+            self.console.print("\nstopping: this chunk is finished and saved first; Ctrl-C again stops at once")
+        os.close(self._read)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has asked for it."""
+        if self.asked:
+            raise Stopped(self.asked)
+
+
+def _deferred(number: int, frame: FrameType | None) -> None:
+    """The signals' handler: the thread that reads them does the work."""
+
+
+class Reporter:
+    """Told of each chunk as it is saved (slt.drivers.Progress); raises Stopped there when asked to.
+
+    Remaining time is judged from the pace of each part so far, a draw of a bucket counted by its cells, chains and
+    samples. Use as a context.
+    """
+
+    def __init__(self, parts: Sequence[Part], console: Console, stopping: Stopping, *, quiet: bool = False):
+        self.console, self.stopping, self.quiet = console, stopping, quiet
+        self.work = {(part.name, b): _cost(part, b) * part.job.schedule.draws for part in parts for b in _buckets(part)}
+        self.done = dict.fromkeys(self.work, 0.0)
+        self.pace: dict[str, tuple[float, float]] = {}
+        self.counts = ""
+        self.bar: Progress | None = None
+        if not quiet and console.is_terminal:
+            shown = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+            self.bar = Progress(*shown, TextColumn("{task.fields[note]}"), console=console, transient=True)
+            self.task = self.bar.add_task("compiling", total=sum(self.work.values()), note="")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Name the stage that the run has come to."""
+        if self.bar is not None:
+            self.bar.update(self.task, description=text, note="")
+        elif not self.quiet:
+            self.console.print(text, highlight=False, markup=False)
+
+    def __call__(self, part: Part, chunk: Chunk) -> None:
+        """One chunk was saved."""
+        key, schedule = (part.name, chunk.bucket), part.job.schedule
+        cost = _cost(part, chunk.bucket)
+        for earlier in self.work:  # of a resumed run, what was done before is not told
+            if earlier == key:
+                break
+            self.done[earlier] = self.work[earlier]
+        self.done[key] = cost * chunk.stop
+        draws = (chunk.stop - chunk.first) * len(chunk.cells) * schedule.chains
+        worked, seconds = self.pace.get(part.name, (0.0, 0.0))
+        if not chunk.compiled:
+            self.pace[part.name] = worked + cost * (chunk.stop - chunk.first), seconds + chunk.seconds
+        if not self.quiet:
+            self._show(part, chunk, draws)
+        self.stopping.check()
+
+    def _show(self, part: Part, chunk: Chunk, draws: int) -> None:
+        buckets = len(part.job.plan.buckets)
+        where = f"{part.name} {chunk.bucket + 1}/{buckets}" if buckets > 1 else part.name
+        rate = "compiled" if chunk.compiled else f"{_short(draws / max(chunk.seconds, 1e-9))} draws/s"
+        self.counts = phase_counts(part, chunk) or self.counts
+        broken = int(np.sum(chunk.status[_on_grid(part, chunk)] != 0))
+        notes = [rate, self.left(), self.counts, f"{broken} chains broken" if broken else ""]
+        note = "  ".join(text for text in notes if text)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=sum(self.done.values()), description=where, note=note)
+            return
+        share = 100 * sum(self.done.values()) / sum(self.work.values())
+        line = f"{share:3.0f}%  {where}  draw {chunk.stop}/{part.job.schedule.draws}  {note}"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def left(self) -> str:
+        """Remaining time in words, "" while nothing is known."""
+        known = {name: seconds / worked for name, (worked, seconds) in self.pace.items() if worked > 0}
+        if not known:
+            return ""
+        typical = sum(known.values()) / len(known)
+        seconds = sum((self.work[k] - self.done[k]) * known.get(k[0], typical) for k in self.work)
+        return f"{duration(seconds)} left"
+
+
+def _buckets(part: Part) -> range:
+    return range(len(part.job.plan.buckets))
+
+
+def _cost(part: Part, bucket: int) -> float:
+    """How much work one draw of a bucket is, up to a factor that the part's sampler and model set."""
+    size, rows = part.job.plan.buckets[bucket]
+    overhead = 64  # what a step costs apart from its samples, in samples; only the guess of the time left depends on it
+    return sum(len(row) for row in rows) * part.job.schedule.chains * float(size + overhead)
+
+
+def _on_grid(part: Part, chunk: Chunk) -> np.ndarray:
+    return np.array([cell < part.job.plan.grid for cell in chunk.cells])
+
+
+def phase_counts(part: Part, chunk: Chunk) -> str:
+    """How many chains of the grid's cells stand in each phase at the end of a chunk: "6: 12, 5: 3"; "" if unknown."""
+    labels = chunk.traces.get("phase")
+    if part.phases is None or labels is None or labels.shape[2] == 0:
+        return ""
+    seen = Counter(np.asarray(labels)[_on_grid(part, chunk), :, -1].ravel().tolist())
+    names = dict(enumerate(part.phases.names)) | {-1: "none"}
+    shown = [f"{names[int(label)]}: {count}" for label, count in seen.most_common(TOP_PHASES)]
+    return ", ".join(shown)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 12 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _short(number: float) -> str:
+    for scale, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def stderr_console() -> Console:
+    """Where progress and messages go: standard error, so that standard output stays clean."""
+    return Console(file=sys.stderr)
