@@ -18,6 +18,11 @@ class Quantity(NamedTuple):
 
 
 SEED = "data_seed"
+ROUTES = {
+    "free_energy": free_energy.thermodynamic,
+    "free_energy_mbar": free_energy.mbar,
+    "free_energy_difference": free_energy.difference,
+}
 
 
 def summarise(tree: xr.DataTree) -> dict[str, Quantity]:
@@ -32,8 +37,8 @@ def summarise(tree: xr.DataTree) -> dict[str, Quantity]:
 def summarise_part(data: xr.Dataset) -> dict[str, Quantity]:
     """The quantities of one part.
 
-    loss = E[L_n], llc = n beta (E[L_n] - L_n(w*)) at the lowest minimum known, heat_capacity = (n beta)^2 Var(L_n), rhat
-    and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (free chains,
+    loss = E[L_n], llc = n beta (E[L_n] - L_n(w*)) at the lowest minimum known, heat_capacity = (n beta)^2 Var(L_n),
+    rhat and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (free chains,
     which tells where they are, not what the posterior weighs), loss[P], llc[P] about the phase's own minimum, rhat[P],
     ess[P], dwell[P] in draws; with ladders that reach 0: free_energy (thermodynamic integration), free_energy_mbar and
     their difference.
@@ -52,7 +57,7 @@ class Draws:
 
     def __init__(self, data: xr.Dataset):
         self.data = data
-        self.grid = tuple(data["offset"].dims)
+        self.grid = tuple(str(dim) for dim in data["offset"].dims)
         self.keep = ~data["burn_in"].values
         self.ok = data["status"].transpose(*self.grid, "chain").values == 0
         self.delta = self.draws("delta")
@@ -167,23 +172,19 @@ class Draws:
         }
         if axis == "n" or float(rungs["rung_value"].min()) > 0:
             return found
-        at, scale = np.asarray(self.data[axis].values, float), 1.0
+        at = np.asarray(self.data[axis].values, float)
         where = self.grid.index(axis)
-        order = [*(i for i in range(len(self.grid)) if i != where), where]
-        names = ("free_energy", "free_energy_mbar", "free_energy_difference")
-        tables = {name: (np.full(self.offset.shape, np.nan), np.full(self.offset.shape, np.nan)) for name in names}
-        moved = {name: tuple(table.transpose(order) for table in pair) for name, pair in tables.items()}
-        for index in np.ndindex(trips.shape[:-1]):
-            one = rungs.isel({dim: i for dim, i in zip(others, index, strict=True)})
-            if axis == "beta":
-                scale = float(self.data["n"].values[index[others.index("n")]])
-            offset = self.offset.transpose(order)[index][0]
-            ok = self.ok.transpose([*order, len(self.grid)])[index].all(axis=0)
-            energies = one["rung_delta"].values[ok].astype(float) + offset
-            values = one["rung_value"].isel(draw=-1).values[ok].astype(float) * scale
-            ti = free_energy.thermodynamic(energies, values, at * scale)
-            mbar = free_energy.mbar(energies, values, at * scale)
-            gap = free_energy.difference(ti, mbar)
-            for name, estimate in zip(names, (ti, mbar, gap), strict=True):
-                moved[name][0][index], moved[name][1][index] = estimate.value, estimate.stderr
-        return found | {name: self.quantity(*pair) for name, pair in tables.items()}
+        last = [*(i for i in range(len(self.grid)) if i != where), where]
+        offset, ok = self.offset.transpose(last)[..., 0], self.ok.transpose([*last, len(self.grid)]).all(axis=-2)
+        blank = np.full(self.offset.transpose(last).shape, np.nan)
+        tables = {name: (blank.copy(), blank.copy()) for name in ROUTES}
+        for index in np.ndindex(offset.shape):
+            one = rungs.isel(dict(zip(others, index, strict=True)))
+            scale = float(self.data["n"].values[index[others.index("n")]]) if axis == "beta" else 1.0
+            energies = one["rung_delta"].values.astype(float) + offset[index]
+            values = one["rung_value"].isel(draw=-1).values.astype(float) * scale
+            for name, route in ROUTES.items():
+                estimate = route(energies, values, at * scale, ok=ok[index])
+                tables[name][0][index], tables[name][1][index] = estimate.value, estimate.stderr
+        back = np.argsort(last)
+        return found | {name: self.quantity(*(t.transpose(back) for t in pair)) for name, pair in tables.items()}

@@ -135,7 +135,10 @@ def grid(
         ]
     return [
         Cell(size, value, g, seed, tuple(zip(named, controls, strict=True)), label)
-        for (size, value, label), g, seed, *controls in itertools.product(main, gammas, seeds, *named.values())
+        for size, value, label in main
+        for g in gammas
+        for seed in seeds
+        for controls in itertools.product(*named.values())
     ]
 
 

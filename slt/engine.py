@@ -288,7 +288,7 @@ class Job:
             chunks = []
             while done < self.schedule.draws:
                 first, stop = done, min((done // length + 1) * length, self.schedule.draws)
-                before, programs = time.perf_counter(), program.advance._cache_size()
+                before, programs = time.perf_counter(), program.programs["advance"]
                 carry, buffers = self._advance(posteriors, keys, carry, first, stop)
                 chunk = _to_host(self, number, bucket, first, stop, carry, buffers, before, programs)
                 if on_chunk is not None:
@@ -336,7 +336,7 @@ def _to_host(
     }
     rows = tuple(i for row in bucket.rows for i in row)
     status, broken_at = (_rows(job, np.asarray(leaf)[None], 0)[:, :, 0] for leaf in (carry.status, carry.broken_at))
-    compiled = program.advance._cache_size() > programs
+    compiled = program.programs["advance"] > programs
     return Chunk(
         number, rows, first, stop, traces, every, status, broken_at, carry, time.perf_counter() - before, compiled
     )

@@ -50,15 +50,15 @@ def trace(fn: Watch, every: int = 1) -> Observable:
 
 
 class Moments(NamedTuple):
-    """Running count, mean and sum of squared deviations (Welford)."""
+    """Running number of draws, mean and sum of squared deviations (Welford)."""
 
-    count: Float[Array, ""]
+    draws: Float[Array, ""]
     mean: Any
     square: Any
 
     def variance(self) -> Any:
         """Unbiased variance over draws; NaN with fewer than two."""
-        return jax.tree.map(lambda s: s / (_like(self.count, s) - 1), self.square)
+        return jax.tree.map(lambda s: s / (_like(self.draws, s) - 1), self.square)
 
 
 def _like(count: Any, leaf: Any) -> Any:
@@ -77,7 +77,7 @@ class _Fold:
 
     def update(self, posterior: Posterior, params: Params, info: Info, carry: Moments) -> tuple[Moments, None]:
         value = self.fn(posterior, params, info)
-        count = carry.count + 1
+        count = carry.draws + 1
         shift = jax.tree.map(jnp.subtract, value, carry.mean)
         mean = jax.tree.map(lambda m, d: m + d / count, carry.mean, shift)
         square = jax.tree.map(lambda s, d, v, m: s + d * (v - m), carry.square, shift, value, mean)
@@ -91,15 +91,15 @@ def mean(fn: Watch) -> Observable:
 
 
 class LogMeanExp(NamedTuple):
-    """Running sum of exp(values - peak), per element, and the count."""
+    """Running sum of exp(values - peak), per element, and the number of draws."""
 
-    count: Float[Array, ""]
+    draws: Float[Array, ""]
     peak: Any
     total: Any
 
     def value(self) -> Any:
         """log of the mean of exp(values)."""
-        return self.peak + jnp.log(self.total / _like(self.count, self.total))
+        return self.peak + jnp.log(self.total / _like(self.draws, self.total))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _LogFold:
         peak = jnp.maximum(carry.peak, value)
         safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
         total = carry.total * jnp.exp(carry.peak - safe) + jnp.exp(value - safe)
-        return LogMeanExp(carry.count + 1, peak, total), None
+        return LogMeanExp(carry.draws + 1, peak, total), None
 
 
 def log_mean_exp(fn: Watch) -> Observable:

@@ -3,6 +3,7 @@
 Shapes and structure are static, every number is traced: one program a bucket, none for a changed value.
 """
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ from slt.samplers.base import Algorithm, Info, Sampler
 from slt.typing import Batch, Key, Params, Status
 
 BLOCK = 64  # samples drawn under one key, so that a data set is nested by prefix whatever n a grid asks for
+
+
+programs = collections.Counter[str]()
+"""How often each program was traced, by name: once a bucket, never for a changed value."""
 
 
 class Carry(NamedTuple):
@@ -101,6 +106,7 @@ def _rungs(sampler: Sampler, fn: Callable[..., Any]) -> Callable[..., Any]:
 @functools.partial(jax.jit, static_argnames=("observables",))
 def begin(sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: tuple) -> Carry:
     """The state of all chains before their first step; a start that is not finite is recorded as broken."""
+    programs["begin"] += 1
 
     def one(posterior: Posterior, key: Key, chain: Array) -> Carry:
         start_key, init_key = jax.random.split(jax.random.fold_in(key, 2**32 - 1))
@@ -167,6 +173,7 @@ def advance(
     length: int,
 ) -> tuple[Carry, dict[str, Any]]:
     """Draws first .. stop - 1 of all chains; buffers hold `length` draws, so fewer draws need no new program."""
+    programs["advance"] += 1
     stepped = _chains(_step(sampler))
     shapes = jax.eval_shape(lambda: stepped(posteriors, keys, carry.state, jnp.zeros(keys.shape, jnp.int32)))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])

@@ -59,6 +59,11 @@ class Sampler(abc.ABC):
         return None
 
     @property
+    def diagnostics(self) -> tuple[str, ...]:
+        """Names in Info.diagnostics that a run stores per draw."""
+        return ()
+
+    @property
     def wants_reference_grad(self) -> bool:
         """Whether posteriors must be built with the full gradient at the centre."""
         return False
@@ -79,7 +84,7 @@ def sampler(cls: T) -> T:
     """Class decorator: a frozen dataclass that is a pytree, numbers as leaves, fields made by `static` as structure."""
     frozen = dataclasses.dataclass(frozen=True)(cls)
     jax.tree_util.register_dataclass(frozen)
-    return frozen  # pyright: ignore[reportReturnType]
+    return frozen
 
 
 def static(default: Any) -> Any:
@@ -132,6 +137,13 @@ class Langevin(Sampler):
             return lambda position, _: posterior.value_and_grad(position)
         size, control_variate = self.batch_size, self.control_variate
         return lambda position, key: posterior.estimate(position, key, size, control_variate)
+
+    def split(self, key: Key) -> tuple[Key, Key]:
+        """(noise key, minibatch key) of one step; the full batch draws no minibatch, so its key need not be split."""
+        if self.batch_size is None:
+            return key, key
+        noise_key, batch_key = jax.random.split(key)
+        return noise_key, batch_key
 
 
 def normal_like(key: Key, tree: Position) -> Position:
