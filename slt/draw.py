@@ -1,0 +1,237 @@
+"""Drawing on given axes, from arrays: styles, curves with errors, phase masses, traces, polygons.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; a phase keeps its colour, marker and line in
+all figures of a run. Bands and bars are one standard error either way.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Polygon
+from scipy import optimize
+from scipy.spatial import ConvexHull, QhullError
+
+COLUMN, PAGE = 3.4, 7.0
+"""Widths of one column and of the page, in inches."""
+
+RC = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.columnspacing": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "errorbar.capsize": 1.5,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+}
+styled = matplotlib.rc_context(RC)
+"""Decorator of a function that draws: it runs under the style of all figures, and leaves no trace of it behind."""
+
+
+class Style(NamedTuple):
+    """How a phase, or a method, is drawn."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+STYLES = (
+    Style("#0072B2", "o", "-"),
+    Style("#D55E00", "s", (0, (5, 1.5))),
+    Style("#E69F00", "D", (0, (4, 1.2, 1, 1.2))),
+    Style("#009E73", "^", (0, (2, 1))),
+    Style("#CC79A7", "v", (0, (6, 1, 1, 1, 1, 1))),
+    Style("#56B4E9", "P", (0, (3, 2))),
+    Style("#000000", "X", (0, (1, 1))),
+)
+OUTSIDE = Style("#999999", "x", (0, (1, 2)))
+"""Style of draws that belong to no phase."""
+
+AXES = {
+    "n": r"sample size $n$",
+    "t": r"$t$ (density $\propto e^{-tK(w)}\,\varphi(w)$)",
+    "gamma": r"localisation $\gamma$",
+    "beta": r"inverse temperature $\beta$",
+    "data_seed": "data set",
+}
+ERRORS = "±1 s.e."
+"""What bands and bars show, for labels and captions."""
+
+
+SYMBOLS = {"beta": r"\beta", "gamma": r"\gamma"}
+
+
+def equation(name: str, value: Any) -> str:
+    """'name = value' of a coordinate, as mathematics."""
+    text = str(value).replace("log n", r"\log\,n") if isinstance(value, str) else f"{value:g}"
+    return (
+        f"${SYMBOLS[name]} = {text}$"
+        if name in SYMBOLS
+        else f"${name} = {text}$"
+        if len(name) == 1
+        else f"{name} = {text}"
+    )
+
+
+def palette(names: Sequence[str]) -> dict[str, Style]:
+    """A style for every name, by its place in the list; colours repeat after seven, with other markers."""
+    size = len(STYLES)
+    return {
+        name: STYLES[i % size]._replace(marker=STYLES[(i + i // size) % size].marker) for i, name in enumerate(names)
+    }
+
+
+def sheet(width: float, height: float, rows: int = 1, cols: int = 1, caption: str = "", **grid: Any) -> tuple[Any, Any]:
+    """(Figure, array of axes [rows, cols]) of a size in inches, with a layout that leaves no overlaps."""
+    figure = Figure(figsize=(width, height), layout="constrained", label=caption)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # pyright: ignore[reportOptionalMemberAccess]
+    return figure, figure.subplots(rows, cols, squeeze=False, **grid)
+
+
+def label_axis(ax: Axes, name: str, values: Any, which: str = "x") -> None:
+    """Name the axis of a coordinate, and make it logarithmic where its values are positive and span a decade."""
+    getattr(ax, f"set_{which}label")(AXES.get(name, name))
+    values = np.asarray(values)
+    numeric = np.issubdtype(values.dtype, np.number)
+    if numeric and len(values) > 1 and values.min() > 0 and values.max() >= 10 * values.min():
+        getattr(ax, f"set_{which}scale")("log")
+
+
+def curve(ax: Axes, x: Any, value: Any, stderr: Any, style: Style, label: str | None = None, **line: Any) -> None:
+    """A curve with its errors: a band where points lie dense (over 15), bars elsewhere; NaN leaves a gap."""
+    x, value, stderr = np.asarray(x), np.asarray(value, float), np.asarray(stderr, float)
+    wide = np.nan_to_num(stderr)
+    look: dict[str, Any] = {"color": style.colour, "ls": style.line, "marker": style.marker, "label": label} | line
+    if len(x) > 15:
+        ax.fill_between(x, value - wide, value + wide, color=style.colour, alpha=0.25, lw=0)
+        ax.plot(x, value, **(look | {"ms": 2.5}))
+    else:
+        ax.errorbar(x, value, wide, elinewidth=0.8, **look)
+
+
+def levels(
+    ax: Axes, values: Mapping[str, float | None], colours: Mapping[str, str] | None = None, *, named: bool = True
+) -> None:
+    """Known values as thin dashed lines, named at the right edge; equal values share a name tag, near ones are spread.
+
+    Call it when the curves are drawn: the tags' heights follow from the limits that the axis then has.
+    """
+    known: dict[float, list[str]] = {}
+    for name, value in values.items():
+        if value is not None and np.isfinite(value):
+            known.setdefault(round(float(value), 9), []).append(name)
+    known = dict(sorted(known.items()))
+    tones = [(colours or {}).get(names[0], "0.35") if len(names) == 1 else "0.35" for names in known.values()]
+    for value, tone in zip(known, tones, strict=True):
+        ax.axhline(value, color=tone, lw=0.7, ls=(0, (4, 3)), zorder=0.5)
+    if not named or not known:
+        return
+    heights = ax.transAxes.inverted().transform(ax.transData.transform([(1.0, value) for value in known]))[:, 1]
+    steps = 0.085 * np.arange(len(heights))  # of the height of the axes: a line of text in panels of 1.6 inches
+    spread = optimize.isotonic_regression(heights - steps).x + steps
+    for names, tone, height in zip(known.values(), tones, spread, strict=True):
+        at = (1.015, float(height))
+        ax.annotate(", ".join(names), at, xycoords="axes fraction", color=tone, fontsize=8, va="center")
+
+
+def phase_mass(ax: Axes, x: str, masses: Mapping[str, xr.Dataset], styles: Mapping[str, Style]) -> None:
+    """Share of each phase against the coordinate `x`, with errors, from 0 to 1."""
+    for phase, mass in masses.items():
+        curve(ax, mass[x], mass["value"], mass["stderr"], styles[phase], phase)
+    if masses:
+        label_axis(ax, x, next(iter(masses.values()))[x])
+    ax.set_ylim(-0.02, 1.02)
+
+
+def legend(ax: Any, styles: Mapping[str, Style], *, filled: bool = False, **kwargs: Any) -> None:
+    """A legend of styles for axes or a figure: as lines, or as patches where areas are filled."""
+    patches = [Patch(color=style.colour, label=name) for name, style in styles.items()]
+    lines = [Line2D([], [], color=s.colour, marker=s.marker, ls=s.line, label=name) for name, s in styles.items()]
+    if filled:
+        kwargs |= {"handlelength": 1.0}
+    ax.legend(handles=patches if filled else lines, **kwargs)
+
+
+def polygon(
+    ax: Axes, columns: Float[np.ndarray, "2 c"], plus: Any, style: Style, at: tuple[float, float] = (0.0, 0.0)
+) -> None:
+    """The columns of a weight matrix as rays from `at`, their convex hull filled.
+
+    Turned so that the longest column points up, as rotations change nothing. `plus` bool [c] marks columns of a
+    positive bias by an open ring. Nothing is drawn where an entry is not finite.
+    """
+    columns = np.asarray(columns, float)
+    if not np.isfinite(columns).all():
+        return
+    longest = columns[:, np.hypot(*columns).argmax()]
+    turn = np.pi / 2 - np.arctan2(longest[1], longest[0])
+    points = columns.T @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + np.asarray(at)
+    with contextlib.suppress(QhullError):  # fewer than three columns, or all on a line: no hull to draw
+        corners = points[ConvexHull(points).vertices]
+        ax.add_patch(Polygon(corners, facecolor=(*to_rgb(style.colour), 0.22), edgecolor=style.colour, lw=1.0))
+    rays = np.stack([np.broadcast_to(at, points.shape), points], axis=1)
+    ax.add_collection(LineCollection(list(rays), colors=style.colour, lw=0.7))
+    ax.plot(*points.T, "o", color=style.colour, ms=2.6)
+    if np.any(plus):
+        ax.plot(*points[plus].T, "o", mfc="none", mec="black", mew=0.6, ms=5)
+
+
+def traces(ax: Axes, draws: Any, values: Float[np.ndarray, "chain draw"], labels: Any, styles: Sequence[Style]) -> None:
+    """One thin line a chain, each piece in the colour of the phase (a label into `styles`) at its later end."""
+    draws, values = np.asarray(draws, float), np.asarray(values, float)
+    step = max(1, len(draws) // 800)
+    draws, values = draws[::step], values[:, ::step]
+    labels = np.full(values.shape, -1) if labels is None else np.asarray(labels)[:, ::step].astype(int)
+    colours = np.array([to_rgb(style.colour) for style in (*styles, OUTSIDE)])
+    points = np.stack([np.broadcast_to(draws, values.shape), values], axis=-1)
+    pieces = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
+    shown = np.isfinite(pieces).all((1, 2))
+    ax.add_collection(LineCollection(pieces[shown], colors=colours[labels[:, 1:].ravel()][shown], lw=0.5, alpha=0.85))
+    settled = values[:, len(draws) // 10 :]
+    if np.isfinite(settled).any():
+        low, high = np.nanquantile(settled, [0.0, 0.998])
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low) + 1e-12)
+    if len(draws) > 1:
+        ax.set_xlim(draws[0], draws[-1])
+
+
+def strip(
+    ax: Axes, draws: Any, labels: Int[np.ndarray, "chain draw"], styles: Sequence[Style], rows: Any = None
+) -> None:
+    """Chain by draw, coloured by phase: grey where a draw is in none. `rows` names the chains (where they started)."""
+    labels, draws = np.asarray(labels).astype(int), np.asarray(draws)
+    step = max(1, labels.shape[1] // 1000)
+    colours = np.array([to_rgb(style.colour) for style in (*styles, OUTSIDE)])
+    edges = (draws[0], draws[-1] + 1, len(labels) - 0.5, -0.5)
+    ax.imshow(colours[labels[:, ::step]], aspect="auto", interpolation="nearest", extent=edges)
+    ax.hlines(np.arange(len(labels) - 1) + 0.5, *edges[:2], color="white", lw=0.6)
+    if rows is not None and len(labels) <= 16:
+        ax.set_yticks(range(len(labels)), [str(row) for row in rows], fontsize=8)
+    else:
+        ax.set_yticks([])
+    ax.tick_params(left=False)

@@ -1,0 +1,354 @@
+"""Figures that suit any run, and saving them. What is drawn on the axes of each comes from slt.draw.
+
+A figure's label (`Figure.get_label`) is its caption. What a run lacks is left out, never an error.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from slt.config import instantiate
+from slt.draw import (
+    COLUMN,
+    ERRORS,
+    OUTSIDE,
+    PAGE,
+    RC,
+    STYLES,
+    curve,
+    equation,
+    label_axis,
+    legend,
+    levels,
+    palette,
+    phase_mass,
+    sheet,
+    strip,
+    styled,
+    traces,
+)
+
+
+def table(quantity: Any) -> xr.Dataset:
+    """A quantity (value, stderr, coords) as a dataset with variables value and stderr over its named axes."""
+    dims = list(quantity.coords)
+    parts = {"value": quantity.value, "stderr": quantity.stderr}
+    return xr.Dataset({k: (dims, np.asarray(v, np.float64)) for k, v in parts.items()}, dict(quantity.coords))
+
+
+def quantities(run: Any, part: str = "main") -> dict[str, xr.Dataset]:
+    """The quantities of one part of a run, as tables, by their names without the part's prefix."""
+    prefix, others = (f"{part}.", ()) if part != "main" else ("", tuple(f"{p}." for p in sweeps(run) if p != "main"))
+    chosen = {k: q for k, q in run.quantities.items() if k.startswith(prefix) and not k.startswith(others)}
+    return {name.removeprefix(prefix): table(quantity) for name, quantity in chosen.items()}
+
+
+def by_phase(tables: Mapping[str, xr.Dataset], name: str) -> dict[str, xr.Dataset]:
+    """Of `quantities`, those called name[PHASE] that hold any number, by phase."""
+    found = {key[len(name) + 1 : -1]: value for key, value in tables.items() if key.startswith(f"{name}[")}
+    return {phase: value for phase, value in found.items() if not np.isnan(value["value"]).all()}
+
+
+def sweeps(run: Any) -> dict[str, xr.Dataset]:
+    """The datasets of a run's parts that hold draws."""
+    return {str(name): node.to_dataset() for name, node in run.data.children.items() if "delta" in node}
+
+
+def basins(run: Any, part: str = "main") -> tuple[Any, ...]:
+    """The basins known exactly of a part's model; none for a model from outside slt, whose code is not run to draw."""
+    sweep = run.config if part == "main" else run.config.parts[part]
+    if not str(sweep.model.get("_target_", "")).startswith("slt."):
+        return ()
+    truth = instantiate(sweep.model, "model").truth()
+    return () if truth is None else truth.basins
+
+
+def phase_names(data: xr.Dataset) -> list[str]:
+    """Names of the phases of a part, in the order of the labels; none if it has no classifier."""
+    return [str(name) for name in data["phase"].attrs["names"]] if "phase" in data else []
+
+
+def x_axis(data: xr.Dataset) -> str:
+    """The axis of a part that figures are drawn along: the longest of t, n, gamma, a control, beta."""
+    others = {"chain", "draw", "kept", "rung", "basin", "data_seed"}
+    axes = [str(dim) for dim in data["delta"].dims if dim not in others]
+    return max(sorted(axes, key=lambda dim: dim != "t"), key=lambda dim: (data.sizes[dim] > 1, dim in ("t", "n")))
+
+
+def slices(data: xr.Dataset, *keep: str) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
+    """Every slice of `data` along `keep`: the other dims' labels (those with more than one value) and the slice."""
+    rest = [dim for dim in data["value" if "value" in data else "delta"].dims if dim not in keep]
+    for at in itertools.product(*(range(data.sizes[dim]) for dim in rest)):
+        one = data.isel(dict(zip(rest, at, strict=True)))
+        yield {str(d): one[d].values[()] for d in rest if d in data.coords and data.sizes[d] > 1}, one
+
+
+def average(data: xr.Dataset, dim: str = "data_seed") -> xr.Dataset:
+    """Mean of a table over a dim, if it has it: the error is the larger of the spread's and the entries' own."""
+    if dim not in data.dims:
+        return data
+    known = data["value"].notnull()
+    count = known.sum(dim)
+    spread = data["value"].std(dim, ddof=1) / np.sqrt(count) if data.sizes[dim] > 1 else data["stderr"].mean(dim)
+    own = np.sqrt((data["stderr"].where(known) ** 2).sum(dim)) / count
+    return xr.Dataset({"value": data["value"].mean(dim), "stderr": xr.where(own > spread.fillna(0), own, spread)})
+
+
+@styled
+def trace_figure(data: xr.Dataset, picks: int = 3) -> Figure:
+    """Loss traces of one chain from each start, and the phase of every chain, at a few values of the part's axis."""
+    x, names = x_axis(data), phase_names(data)
+    styles, chosen = palette(names), np.unique(np.linspace(0, data.sizes[x] - 1, picks).astype(int))
+    one = data[["delta", "phase"] if names else ["delta"]]
+    one = one.isel({d: 0 for d in one["delta"].dims if d not in (x, "chain", "draw")}).transpose(x, "chain", "draw")
+    starts = data["start"].values.astype(str) if "start" in data.coords else np.full(data.sizes["chain"], "")
+    various = len(set(starts)) > 1
+    first = np.unique(starts, return_index=True)[1] if various else np.arange(min(4, len(starts)))
+    draws = data["draw"].values
+    burnt = draws[data["burn_in"].values] if "burn_in" in data.coords else draws[:0]
+    fixed = [equation(d, one[d].values[()]) for d in ("beta",) if d in one.coords and d != x]
+    caption = (
+        "Loss of one chain from each start, in the colour of its phase, and phases of all chains. Shaded: burn-in."
+    )
+    rows = 2 if names else 1
+    figure, axes = sheet(PAGE, 1.9 + 1.6 * (rows - 1), rows, len(chosen), caption, sharex="col")
+    for column, at in enumerate(chosen):
+        values, value = one["delta"].values[at], one[x].values[at]
+        labels = one["phase"].values[at] if names else np.full(values.shape, -1)
+        axes[0, column].set_title(", ".join([equation(x, value), *fixed]))
+        traces(axes[0, column], draws, values[first], labels[first], list(styles.values()))
+        if len(burnt):
+            axes[0, column].axvspan(burnt[0], burnt[-1], color="0.92", zorder=-1, lw=0)
+        if names:
+            strip(axes[1, column], draws, labels, list(styles.values()), starts if various and column == 0 else None)
+        axes[-1, column].set_xlabel("draw")
+    axes[0, 0].set_ylabel(r"$K(w) - K(w_{\rm ref})$" if "t" in data.dims else r"$L_n(w) - L_n(w_{\rm ref})$")
+    if names:
+        axes[1, 0].set_ylabel("chain, by start" if various else "chain")
+        seen = {name: style for k, (name, style) in enumerate(styles.items()) if (one["phase"] == k).any()}
+        outside = {"none": OUTSIDE} if (one["phase"].where(one["delta"].notnull()) == -1).any() else {}
+        legend(figure, seen | outside, filled=True, loc="outside upper center", ncols=max(1, len(seen | outside)))
+    return figure
+
+
+def panels(found: Mapping[str, xr.Dataset], x: str, most: int = 3) -> list[tuple[str, dict[str, xr.Dataset]]]:
+    """Tables by phase, averaged over data seeds and cut into curves along x: (title, curves by phase) of each panel."""
+    cut = [list(slices(average(one), x)) for one in found.values()]
+    titles = [", ".join(equation(k, v) for k, v in at.items()) for at, _ in cut[0]] if cut else []
+    return [(title, dict(zip(found, (c[i][1] for c in cut), strict=True))) for i, title in enumerate(titles)][:most]
+
+
+def _row(count: int, rows: int, height: float, caption: str) -> tuple[Any, Any]:
+    width = COLUMN if count == 1 else PAGE
+    return sheet(width, height, rows, count, caption, sharex=True, sharey="row")
+
+
+def _range(curves: Iterable[xr.Dataset], constant: float) -> tuple[float, float]:
+    values = np.concatenate([one["value"].values - constant for one in curves])
+    return (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 0.0)
+
+
+@styled
+def share_figure(run: Any, part: str) -> Figure | None:
+    """Mass of the phases where chains provably move, otherwise occupancy, against the part's axis."""
+    data, tables = sweeps(run)[part], quantities(run, part)
+    mass, x = by_phase(tables, "mass"), x_axis(data)
+    shown = panels(mass or by_phase(tables, "occupancy"), x)
+    if not shown:
+        return None
+    styles, rule = palette(phase_names(data)), data["phase"].attrs.get("rule", "")
+    what = (
+        "Posterior mass of the phases" if mass else "Share of draws in each phase, chains started where they were told"
+    )
+    figure, axes = _row(len(shown), 1, 2.5, f"{what}, {ERRORS}. Phases by {rule}.")
+    for ax, (title, curves) in zip(axes[0], shown, strict=True):
+        phase_mass(ax, x, curves, styles)
+        ax.set_title(title)
+    axes[0, 0].set_ylabel(f"posterior mass ({ERRORS})" if mass else f"occupancy, share of draws ({ERRORS})")
+    keys = {name: styles[name] for name in shown[0][1]}
+    legend(figure, keys, loc="outside upper center", ncols=len(keys) if len(shown) > 1 else 3)
+    return figure
+
+
+@styled
+def dwell_figure(run: Any, part: str) -> Figure | None:
+    """Mean number of draws before a chain first leaves the phase where it began."""
+    data, x = sweeps(run)[part], x_axis(sweeps(run)[part])
+    shown = panels(by_phase(quantities(run, part), "dwell"), x)
+    if not shown:
+        return None
+    styles, watched = palette(phase_names(data)), data.sizes["draw"]
+    caption = f"Draws before the first exit from the phase of the start, {ERRORS}; open: no chain left while watched."
+    figure, axes = _row(len(shown), 1, 2.5, caption)
+    for ax, (title, curves) in zip(axes[0], shown, strict=True):
+        for name, one in curves.items():
+            finite = one.where(np.isfinite(one["value"]))
+            curve(ax, one[x], finite["value"], finite["stderr"], styles[name])
+            stayed = one[x].values[np.isposinf(one["value"])]
+            look = {"marker": styles[name].marker, "mec": styles[name].colour, "mfc": "none", "ls": "none"}
+            ax.plot(stayed, np.full(len(stayed), watched), **look)
+        ax.set_title(title)
+        ax.set_yscale("log")
+        label_axis(ax, x, data[x].values)
+    axes[0, 0].set_ylabel(f"mean dwell, draws ({ERRORS})")
+    keys = {name: styles[name] for name in shown[0][1]}
+    legend(figure, keys, loc="outside upper center", ncols=len(keys) if len(shown) > 1 else 3)
+    return figure
+
+
+@styled
+def local_figure(run: Any, part: str, known: Sequence[Any] = (), constant: float = 0.0) -> Figure | None:
+    """E[L_n] and the local learning coefficient per phase (of all draws where there are none) along the part's axis.
+
+    `known`: basins (slt.phases.Basin) whose losses and lambdas are drawn as dashed lines. `constant` is taken off every
+    loss: the entropy of the noise, say.
+    """
+    data, tables = sweeps(run)[part], quantities(run, part)
+    x, styles = x_axis(data), palette(phase_names(data))
+    rows = {}
+    for kind in ("loss", "llc"):
+        found = by_phase(tables, kind)
+        rows[kind] = panels(found or {"all draws": tables[kind]} if found or kind in tables else {}, x)
+    rows = {kind: shown for kind, shown in rows.items() if shown}
+    if not rows:
+        return None
+    names = next(iter(rows.values()))[0][1]
+    tone = {b.name: styles[b.phase].colour for b in known if b.phase in styles}
+    caption = f"Expected loss and local learning coefficient, {ERRORS}; dashed: known minima."
+    figure, axes = _row(len(next(iter(rows.values()))), len(rows), 0.5 + 1.9 * len(rows), caption)
+    for i, (kind, shown) in enumerate(rows.items()):
+        for ax, (title, curves) in zip(axes[i], shown, strict=True):
+            for name, one in curves.items():
+                shift = constant if kind == "loss" else 0.0
+                curve(ax, one[x], one["value"] - shift, one["stderr"], styles.get(name, STYLES[-1]))
+            if i == 0:
+                ax.set_title(title)
+            label_axis(ax, x, data[x].values)
+            low, high = _range(curves.values(), constant if kind == "loss" else 0.0)
+            if kind == "loss" and low > 0 and high > 5 * low:
+                ax.set_yscale("log")
+            of = {b.name: b.lam if kind == "llc" else None if b.loss is None else b.loss - constant for b in known}
+            levels(ax, of, tone, named=ax is axes[i, -1])
+            if i < len(rows) - 1:
+                ax.set_xlabel("")
+    symbol = r"E$[K(w)]$" if "t" in data.dims else r"E$[L_n(w)]$"
+    for row, kind in zip(axes, rows, strict=True):
+        row[0].set_ylabel(f"{symbol} ({ERRORS})" if kind == "loss" else rf"LLC $\hat\lambda$ ({ERRORS})")
+    keys = {name: styles.get(name, STYLES[-1]) for name in names}
+    legend(figure, keys, loc="outside upper center", ncols=len(keys) if len(axes[0]) > 1 else 3)
+    return figure
+
+
+@styled
+def free_energy_figure(tables: Mapping[str, xr.Dataset], x: str, xlabel: str | None = None) -> Figure | None:
+    """F by thermodynamic integration and by MBAR over each other, and below them what parts the two."""
+    names = {"free_energy": "thermodynamic integration", "free_energy_mbar": "MBAR"}
+    found = {label: tables[name] for name, label in names.items() if name in tables}
+    if not found:
+        return None
+    caption = f"Free energy F = -log Z by two routes over the same draws, and their difference, {ERRORS}."
+    both = "free_energy_difference" in tables
+    figure, axes = sheet(
+        COLUMN, 3.2 if both else 2.2, 2 if both else 1, 1, caption, sharex=True, height_ratios=[3, 1.2][: 1 + both]
+    )
+    for (label, data), style in zip(found.items(), STYLES, strict=False):
+        for _, one in slices(data, x):
+            curve(axes[0, 0], one[x], one["value"], one["stderr"], style, label)
+            label = None
+    axes[0, 0].set_ylabel(rf"$F = -\log Z$, nats ({ERRORS})")
+    axes[0, 0].legend()
+    if both:
+        for _, one in slices(tables["free_energy_difference"], x):
+            curve(axes[1, 0], one[x], one["value"], one["stderr"], STYLES[-1])
+        axes[1, 0].axhline(0, color="0.35", lw=0.6)
+        axes[1, 0].set_ylabel(r"TI $-$ MBAR")
+    label_axis(axes[-1, 0], x, next(iter(found.values()))[x])
+    if xlabel is not None:
+        axes[-1, 0].set_xlabel(xlabel)
+    return figure
+
+
+@styled
+def ladder_figure(data: xr.Dataset) -> Figure | None:
+    """How well ladders exchange: rejection of swaps by rung, the way of three walkers, round trips of every ladder."""
+    if "swap" not in data:
+        return None
+    rest = [d for d in data["swap"].dims if d not in ("chain", "rung", "draw")]
+    one = data[["swap", "walker", "round_trips", "rung_value"]].isel(dict.fromkeys(rest, 0))
+    one = one.transpose("chain", "rung", "draw")
+    axis = str(data.attrs.get("coupled", "t"))
+    settled = one.isel(draw=~data["burn_in"].values) if "burn_in" in data.coords else one
+    caption = f"Replica exchange: share of swaps rejected between neighbours (mean over ladders, {ERRORS}; open: rungs \
+added beyond the grid), three walkers of the first ladder, and round trips after burn-in."
+    figure, axes = sheet(PAGE, 2.1, 1, 3, caption, width_ratios=[1.2, 1.4, 0.8])
+    with np.errstate(invalid="ignore"):
+        rejected = 1 - settled["swap"].mean("draw").values
+    pairs = np.arange(rejected.shape[1])[np.isfinite(rejected).any(0)]
+    rejected = rejected[:, pairs]
+    count = np.isfinite(rejected).sum(0)
+    spread = np.nanstd(rejected, axis=0, ddof=1) / np.sqrt(count) if len(rejected) > 1 else np.zeros(len(pairs))
+    curve(axes[0, 0], pairs + 0.5, np.nanmean(rejected, 0), spread, STYLES[0], marker="o", ls="-")
+    if "rung_on_grid" in data.coords:
+        added = ~data["rung_on_grid"].values[pairs]
+        axes[0, 0].plot(pairs[added] + 0.5, np.nanmean(rejected, 0)[added], "o", mfc="white", mec=STYLES[0].colour)
+    axes[0, 0].set(xlabel="rung", ylabel="swaps rejected", ylim=(0, 1))
+    places = one["walker"].isel(chain=0).values
+    step = max(1, places.shape[1] // 400)
+    for walker, style in zip(np.linspace(0, len(places) - 1, min(3, len(places))).astype(int), STYLES, strict=False):
+        way = np.where((places == walker).any(0), (places == walker).argmax(0), np.nan)
+        axes[0, 1].plot(one["draw"].values[::step], way[::step], color=style.colour, lw=0.6)
+    values = one["rung_value"].isel(chain=0, draw=-1).values
+    shown = np.unique(np.linspace(0, len(values) - 1, 6).astype(int))
+    axes[0, 1].set_yticks(shown, [f"{float(f'{values[k]:.3g}'):g}" for k in shown])
+    axes[0, 1].set(xlabel="draw", ylabel=f"${axis}$ of three walkers", ylim=(-0.5, len(values) - 0.5))
+    trips = settled["round_trips"].isel(draw=[0, -1]).sum("rung").diff("draw").values.ravel()
+    axes[0, 2].bar(np.arange(len(trips)), trips, color=STYLES[0].colour, width=0.7)
+    axes[0, 2].set(xlabel="ladder", ylabel="round trips")
+    return figure
+
+
+def default_figures(run: Any) -> dict[str, Figure]:
+    """What suits any run: traces, phase shares, losses and learning coefficients, free energies; by file name."""
+    found: dict[str, Figure | None] = {}
+    for part, data in sweeps(run).items():
+        prefix = "" if part == "main" else f"{part}_"
+        found[f"{prefix}traces"] = trace_figure(data)
+        found[f"{prefix}phases"] = share_figure(run, part)
+        found[f"{prefix}dwell"] = dwell_figure(run, part)
+        found[f"{prefix}llc"] = local_figure(run, part, basins(run, part))
+        found[f"{prefix}ladder"] = ladder_figure(data)
+        found[f"{prefix}free_energy"] = free_energy_figure(quantities(run, part), x_axis(data))
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def save(figures: Mapping[str, Figure], directory: str | os.PathLike[str]) -> list[Path]:
+    """Write every figure as PDF (fonts embedded as TrueType) and PNG (200 dpi) and return the paths.
+
+    Each file is written beside its place and moved there, so nobody meets half a figure. The caption goes into the
+    file, the date does not: a figure drawn anew from the same run gives the same bytes.
+    """
+    folder, written = Path(directory), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        caption = str(figure.get_label())
+        facts = {
+            "pdf": {"Title": name, "Subject": caption, "CreationDate": None},
+            "png": {"Title": name, "Description": caption},
+        }
+        for kind, metadata in facts.items():
+            path, part = folder / f"{name}.{kind}", folder / f".{name}.{os.getpid()}.part"
+            try:
+                with matplotlib.rc_context(RC):
+                    figure.savefig(part, format=kind, metadata=metadata)
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+            written.append(path)
+    return written
