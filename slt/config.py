@@ -58,6 +58,7 @@ __all__ = [
     "read",
     "save",
     "smoke",
+    "structured",
     "sweeps",
 ]
 
@@ -222,7 +223,18 @@ def _experiment(name: str, allow_import: Sequence[str] | None) -> str:
 
 def dump(config: RunConfig) -> str:
     """The config as plain YAML that `load` and a person can read."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of plain values on one line, as a person writes them."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        simple = not any(isinstance(value, list | dict) for value in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=simple or flow_style)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def save(config: RunConfig, folder: Path) -> None:

@@ -23,11 +23,11 @@ TOP_PHASES = 7
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop, and did so after saving a chunk. `by` is the signal's number."""
+    """The run was asked to stop, and did so after saving a chunk; `by` is the signal."""
 
     def __init__(self, by: int):
         super().__init__(f"stopped by {signal.Signals(by).name}")
-        self.by = by
+        self.by = signal.Signals(by)
 
 
 class Stopping:
@@ -97,7 +97,6 @@ class Reporter:
         self.work = {(part.name, b): _cost(part, b) * part.job.schedule.draws for part in parts for b in _buckets(part)}
         self.done = dict.fromkeys(self.work, 0.0)
         self.pace: dict[str, tuple[float, float]] = {}
-        self.counts = ""
         self.bar: Progress | None = None
         if not quiet and console.is_terminal:
             shown = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
@@ -143,9 +142,8 @@ class Reporter:
         buckets = len(part.job.plan.buckets)
         where = f"{part.name} {chunk.bucket + 1}/{buckets}" if buckets > 1 else part.name
         rate = "compiled" if chunk.compiled else f"{_short(draws / max(chunk.seconds, 1e-9))} draws/s"
-        self.counts = phase_counts(part, chunk) or self.counts
         broken = int(np.sum(chunk.status[_on_grid(part, chunk)] != 0))
-        notes = [rate, self.left(), self.counts, f"{broken} chains broken" if broken else ""]
+        notes = [rate, self.left(), phase_counts(part, chunk), f"{broken} chains broken" if broken else ""]
         note = "  ".join(text for text in notes if text)
         if self.bar is not None:
             self.bar.update(self.task, completed=sum(self.done.values()), description=where, note=note)
@@ -193,6 +191,8 @@ def phase_counts(part: Part, chunk: Chunk) -> str:
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 12 s, 3 min 05 s, 2 h 10 min."""
     whole = round(seconds)
+    if whole < 1:
+        return "under 1 s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

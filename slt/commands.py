@@ -1,0 +1,298 @@
+"""What each command of `slt` does: results on standard output, progress and messages on standard error."""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import os
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import platformdirs
+from rich.console import Console
+
+from slt import catalogue, config, drivers, results, runs, tables
+from slt.config import RunConfig
+from slt.nodes import nearest
+from slt.progress import Reporter, Stopped, Stopping, duration
+from slt.results import Run
+from slt.typing import InputError
+
+DONE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+CACHE = "SLT_CACHE"
+"""Environment variable: "off" runs without the cache of compiled programs, anything else is the folder it lies in."""
+WIDE = 200  # columns where standard output is no terminal: lines for programs are not broken
+
+
+def call(args: argparse.Namespace) -> int:
+    """Run the command of a parsed command line; the exit code."""
+    messages = Console(stderr=True, highlight=False)
+    use_cache(cache_folder())
+    try:
+        return COMMANDS[args.command](args, messages)
+    except InputError as error:
+        messages.print(f"slt {args.command}: {error}", markup=False, soft_wrap=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        messages.print("interrupted")
+        return INTERRUPTED
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept between runs, unless JAX's own variable says; None if SLT_CACHE says off."""
+    said = os.environ.get(CACHE, os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
+    if said.lower() in ("off", "0", "no", "false"):
+        return None
+    return Path(said) if said else Path(platformdirs.user_cache_dir("slt")) / "jax"
+
+
+def use_cache(folder: Path | None) -> None:
+    """Have JAX keep every compiled program in `folder`, however quickly it compiled."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written: compile anew, as `slt doctor` will say
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _output() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def _composed(args: argparse.Namespace) -> RunConfig:
+    made = config.compose(args.name, [*args.overrides, *(["x64=true"] if args.x64 else [])])
+    made = config.smoke(made) if args.smoke else made
+    jax.config.update("jax_enable_x64", made.x64)
+    return made
+
+
+def _list(args: argparse.Namespace, messages: Console) -> int:
+    out, options = _output(), catalogue.options()
+    ready = {item.target: f"{group}={item.name}" for group, items in options.items() for item in items}
+    sections: dict[str, list[tuple[str, str]]] = {
+        "configs, to run with slt run NAME": [(item.name, item.summary) for item in catalogue.configs()],
+        "experiments, which draw the figures": [(item.name, item.summary) for item in catalogue.experiments()],
+        "models, as model: {_target_: NAME, ...}": [(item.name, item.summary) for item in catalogue.models()],
+        "samplers, as sampler=NAME or sampler: {_target_: NAME, ...}": [
+            (ready.get(item.target, item.name), item.summary) for item in catalogue.samplers()
+        ],
+    }
+    shown = {item.target for item in catalogue.samplers()}
+    for group, items in options.items():
+        rest = [(f"{group}={item.name}", item.summary or item.target) for item in items if item.target not in shown]
+        if rest:
+            sections[f"further {group}s"] = rest
+    width = max(len(name) for lines in sections.values() for name, _ in lines)
+    for title, lines in sections.items():
+        out.print(f"[bold]{title}[/bold]")
+        for name, summary in lines:
+            line = f"  {name:<{width}}  {summary}"
+            out.print(line[: out.width - 1] if out.is_terminal else line, markup=False, soft_wrap=True)
+        out.print()
+    return DONE
+
+
+def _doctor(args: argparse.Namespace, messages: Console) -> int:
+    from slt import doctor  # a sampler, a model: nothing else needs them here
+
+    out, well = _output(), True
+    with messages.status("looking"):
+        for finding in doctor.examine(cache_folder()):
+            mark = {None: "[dim]--[/dim]", True: "[green]ok[/green]", False: "[red]NO[/red]"}[finding.ok]
+            out.print(f"{mark}  [bold]{finding.name:<10}[/bold]", end="")
+            out.print(finding.text, markup=False, soft_wrap=True)
+            well = well and finding.ok is not False
+    return DONE if well else BAD_INPUT
+
+
+def _check(args: argparse.Namespace, messages: Console) -> int:
+    made, out = _composed(args), _output()
+    with messages.status("compiling and timing" if args.timed else "looking"):
+        found = drivers.check(drivers.parts(made), timed=args.timed)
+    out.print(config.dump(made), markup=False, soft_wrap=True)
+    shown = tables.table(
+        "sweep", "cells", "chains", "parameters", "draws", "steps", "cells a program", "traces", "sampling"
+    )
+    for one in found:
+        cells = f"{one.cells} + {one.extra_rungs} rungs" if one.extra_rungs else str(one.cells)
+        programs = ", ".join(f"{count} of n <= {padded}" if padded > 1 else str(count) for padded, count in one.buckets)
+        took = "-" if one.seconds is None else duration(one.seconds)
+        numbers = [str(number) for number in (one.chains, one.parameters, one.draws, one.steps)]
+        shown.add_row(one.part, cells, *numbers, programs, tables.memory(one.trace_bytes), took)
+    out.print(shown)
+    out.print(f"digest {config.digest(made)[:16]}; slt run would write to {runs.default_place(made)}", markup=False)
+    return DONE
+
+
+def _show(args: argparse.Namespace, messages: Console) -> int:
+    run, out = results.load(args.run), _output()
+    if args.quantities:
+        names = _named(run.quantities, args.quantities)
+        for name in names:
+            out.print(tables.whole(name, run.quantities[name]))
+        return DONE if run.complete else INCOMPLETE
+    made, summary = run.config, run.summary
+    out.print(f"[bold]{run.path}[/bold]  experiment {made.get('experiment')}, config {made.get('name')}, ", end="")
+    out.print(f"digest {run.data.attrs.get('digest', '')[:16]}" + _took(summary), markup=False)
+    if run.quantities:
+        out.print(tables.overview(run.quantities, tables.main_names(run.quantities)))
+        rest = [name for name in run.quantities if name not in tables.main_names(run.quantities)]
+        out.print(f"[dim]also: {_families(rest)}; slt show {run.path} 'rhat*' prints whole tables[/dim]")
+    for part, health in run.health.items():
+        done = f"{health['draws']} of {health['planned']} draws, {health['chains']} chains, {health['broken']} broken"
+        out.print(f"{part}: {done}{_convergence(run.quantities, part, list(run.health))}", markup=False, soft_wrap=True)
+        for chain in health["broken_chains"]:
+            out.print(f"  {chain['sentence']}", markup=False, soft_wrap=True)
+    if not run.complete:
+        out.print(f"incomplete: slt resume {run.path} makes the draws that are missing", markup=False)
+    return DONE if run.complete else INCOMPLETE
+
+
+def _named(quantities: Mapping[str, Any], patterns: Sequence[str]) -> list[str]:
+    names = tables.chosen(quantities, patterns)
+    if not names:
+        cure = "has none yet: it is incomplete" if not quantities else nearest(patterns[0], quantities)
+        raise InputError("quantity", " ".join(patterns), cure)
+    return names
+
+
+def _took(summary: Any) -> str:
+    return "" if summary is None or math.isnan(summary.wall_s) else f", sampled in {duration(summary.wall_s)}"
+
+
+def _families(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(name.split("[")[0] for name in names))
+
+
+def _convergence(quantities: Mapping[str, Any], part: str, parts: Sequence[str]) -> str:
+    """The worst R-hat and effective sample size of a part's loss, over all draws (not within phases)."""
+    prefix = "" if part == "main" else f"{part}."
+    found = {}
+    for name in ("rhat", "ess"):
+        values = np.asarray(quantities[prefix + name].value) if prefix + name in quantities else np.array([np.nan])
+        found[name] = values[np.isfinite(values)]
+    if not found["rhat"].size or not found["ess"].size:
+        return ""
+    return f"; loss: R-hat up to {found['rhat'].max():.3g}, ESS from {found['ess'].min():.0f}"
+
+
+def _compare(args: argparse.Namespace, messages: Console) -> int:
+    first, second, out = results.load(args.run), results.load(args.other), _output()
+    found = results.compare(first, second)
+    both = {row.name: None for row in found.rows}
+    if args.quantities:
+        for name in _named(both, args.quantities):
+            out.print(tables.differences([row for row in found.rows if row.name == name]))
+    else:
+        settings = tables.table("setting", str(first.path), str(second.path))
+        for path, a, b in found.config:
+            settings.add_row(path, str(a), str(b))
+        out.print(settings if found.config else "the configs are the same")
+        out.print(tables.beside([row for row in found.rows if row.name in tables.main_names(both)]))
+    return DONE if first.complete and second.complete else INCOMPLETE
+
+
+def _plot(args: argparse.Namespace, messages: Console) -> int:
+    run = results.load(args.run)
+    with messages.status("drawing"):
+        paths = draw(run, config.load(run.path, args.allow_import))
+    _output().print("\n".join(str(path) for path in paths if path.suffix == ".png"), markup=False, soft_wrap=True)
+    return DONE if run.complete else INCOMPLETE
+
+
+def draw(run: Run, made: RunConfig) -> list[Path]:
+    """Save the figures of a run, by its experiment's figures(run), else those that suit any run; their paths."""
+    from slt import plots  # matplotlib is not needed for anything else
+
+    home = config.experiment(made)
+    figures = plots.default_figures if home is None else home.figures
+    return plots.save(figures(dataclasses.replace(run, config=made)), run.path / "figures")
+
+
+def _run(args: argparse.Namespace, messages: Console) -> int:
+    made = _composed(args)
+    place = runs.default_place(made) if args.out is None else Path(args.out)
+    place = runs.free_place(made, place, fresh=args.fresh)
+    folder = config.own_folder(args.name)
+    hint = [] if folder is None else ["--allow-import", _shown(folder)]
+    return _sampled(args, messages, place, hint, lambda watching: runs.begin(made, place, watching))
+
+
+def _resume(args: argparse.Namespace, messages: Console) -> int:
+    place, allow = Path(args.run), args.allow_import
+
+    def go(watching: runs.Watching) -> Run:
+        return runs.resume(place, allow_import=allow, watching=watching)
+
+    return _sampled(args, messages, place, _hint(allow), go)
+
+
+def _extend(args: argparse.Namespace, messages: Console) -> int:
+    place, allow = Path(args.run), args.allow_import
+
+    def go(watching: runs.Watching) -> Run:
+        return runs.extend(place, args.overrides, allow_import=allow, watching=watching)
+
+    return _sampled(args, messages, place, _hint(allow), go)
+
+
+def _hint(allow: Sequence[str]) -> list[str]:
+    return [word for what in allow for word in ("--allow-import", what)]
+
+
+def _shown(folder: Path) -> str:
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _sampled(
+    args: argparse.Namespace, messages: Console, place: Path, hint: Sequence[str], go: Callable[[runs.Watching], Run]
+) -> int:
+    """Sample with progress told, draw the figures, say where everything is."""
+    again = shlex.join(["slt", "resume", str(place), *hint])
+    stopping = Stopping(messages, f"go on with: {again}")
+
+    @contextlib.contextmanager
+    def watching(parts: Sequence[drivers.Part]) -> Iterator[drivers.Progress]:
+        if not args.quiet:
+            messages.print(f"writing {place}", markup=False, soft_wrap=True)
+        with stopping, Reporter(parts, messages, stopping, quiet=args.quiet) as reporter:
+            yield reporter
+
+    try:
+        run = go(watching)
+    except Stopped as stopped:
+        messages.print(f"stopped; all up to here is saved. Go on with: {again}", markup=False, soft_wrap=True)
+        return INTERRUPTED if stopped.by == signal.SIGINT else INCOMPLETE
+    with contextlib.nullcontext() if args.quiet else messages.status("drawing figures"):
+        drawn = draw(run, config.structured(run.config))
+    broken = [chain["sentence"] for health in run.health.values() for chain in health["broken_chains"]]
+    for sentence in broken[:5]:
+        messages.print(sentence, markup=False, soft_wrap=True)
+    if len(broken) > 5:
+        messages.print(f"and {len(broken) - 5} more broken chains: slt show {place}", markup=False)
+    figures = f"; figures: {run.path / 'figures'}" if drawn else ""
+    _output().print(f"results: {run.path}{figures}", markup=False, soft_wrap=True)
+    return DONE
+
+
+COMMANDS = {
+    "run": _run,
+    "resume": _resume,
+    "extend": _extend,
+    "check": _check,
+    "show": _show,
+    "plot": _plot,
+    "compare": _compare,
+    "list": _list,
+    "doctor": _doctor,
+}

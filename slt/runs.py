@@ -1,0 +1,128 @@
+"""A run from its config to its summary on disk: begun, resumed or extended, by the command line or from Python."""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from slt import analysis, config, drivers, results
+from slt.config import RunConfig
+from slt.drivers import Part
+from slt.engine import Chunk
+from slt.layout import Layout
+from slt.results import Run, Store
+from slt.typing import InputError
+
+Watching = Callable[[Sequence[Part]], contextlib.AbstractContextManager[drivers.Progress]]
+"""Given the parts of a run, a context in which it is told of each saved chunk."""
+
+
+def default_place(made: RunConfig) -> Path:
+    """runs/<experiment>-<name>-<first 8 digits of the digest>."""
+    name = "-".join(part for part in (made.experiment, made.name, config.digest(made)[:8]) if part)
+    return Path("runs") / re.sub(r"[^\w.+=-]+", "_", name)
+
+
+def free_place(made: RunConfig, place: Path, *, fresh: bool = False) -> Path:
+    """`place` if nothing is there; with `fresh` the next free of place, place.2, place.3, ...; else InputError."""
+    taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
+    if not taken:
+        return place
+    if fresh:
+        number = 2
+        while (found := place.with_name(f"{place.name}.{number}")).exists():
+            number += 1
+        return found
+    try:
+        same = results.load(place).data.attrs.get("digest") == config.digest(made)
+    except InputError:
+        same = False
+    ways = f"`slt resume {place}` goes on with it, `slt extend {place} schedule.draws=N` gives it more draws, "
+    cure = f"holds this very run (same digest): {ways}" if same else "exists, and is never overwritten: "
+    raise InputError("out", str(place), f"{cure}--fresh starts another beside it, --out DIR elsewhere")
+
+
+def begin(made: RunConfig, place: Path, watching: Watching | None = None) -> Run:
+    """Run a config into a new directory; InputError before any of it is written where it cannot be run."""
+    ready = _ready(made)
+    store = Store.create(place, _layouts(ready), config.dump(made), _attrs(made))
+    return _go_on(made, ready, store, watching)
+
+
+def resume(place: Path, *, allow_import: Sequence[str] = (), watching: Watching | None = None) -> Run:
+    """Go on with a run from its last checkpoints, by its own config; a finished run gets its summary written anew."""
+    made = config.load(place, allow_import)
+    ready = _ready(made)
+    return _go_on(made, ready, Store.open(place, _layouts(ready)), watching)
+
+
+def extend(
+    place: Path, overrides: Sequence[str], *, allow_import: Sequence[str] = (), watching: Watching | None = None
+) -> Run:
+    """Give a run more draws: overrides as for `slt.config.extended`. What is there stays."""
+    longer = config.extended(config.load(place, allow_import), overrides)
+    chunks = results.chunk_lengths(place)
+    for prefix, sweep in config.sweeps(longer):
+        # The default chunk depends on the draws, and stored chunks keep their length.
+        sweep.schedule.chunk = chunks[prefix.removeprefix("parts.").rstrip(".") or drivers.MAIN]
+    ready = _ready(longer)
+    store = Store.open(place, _layouts(ready), config_text=config.dump(longer), attrs=_attrs(longer))
+    return _go_on(longer, ready, store, watching)
+
+
+def _ready(made: RunConfig) -> list[Part]:
+    jax.config.update("jax_enable_x64", made.x64)
+    return drivers.parts(made)
+
+
+def _layouts(ready: Sequence[Part]) -> dict[str, Layout]:
+    return {one.name: Layout.of(one.job, one.chain_starts, one.phases) for one in ready}
+
+
+def _attrs(made: RunConfig) -> dict[str, Any]:
+    made_by = results.provenance()
+    notes = {"config": json.dumps(config.plain(made)), "digest": config.digest(made), "seed": made.seed}
+    return notes | {key: json.dumps(value) for key, value in made_by.items()}
+
+
+def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watching | None) -> Run:
+    watched = contextlib.nullcontext(_unwatched) if watching is None else watching(ready)
+    with store, watched as progress:
+        seconds = drivers.sample(ready, store, progress)
+        for one in ready:
+            found = _baselines(one, store.layouts[one.name])
+            if found is not None:
+                store.add(one.name, found)
+    run = results.load(store.path)
+    quantities: dict[str, Any] = dict(analysis.summarise(run.data))
+    home = config.experiment(made)
+    if home is not None and hasattr(home, "summarise"):
+        quantities |= home.summarise(run)
+    results.write_summary(store.path, quantities, run.health, seconds, config.digest(made))
+    return results.load(store.path)
+
+
+def _unwatched(part: Part, chunk: Chunk) -> None:
+    """No one is told."""
+
+
+def _baselines(one: Part, layout: Layout) -> xr.Dataset | None:
+    """The empirical minimum next to every known basin, as analysis wants it: baseline (grid..., basin), basin_phase."""
+    truth = one.job.model.truth()
+    if truth is None or not truth.basins:
+        return None
+    found = drivers.quench(one.job, {basin.name: basin.params for basin in truth.basins})
+    grid, cells = layout.axes.grid, one.job.plan.grid
+    tables = [found[basin.name][0][:cells].reshape(*grid.values()) for basin in truth.basins]
+    about = {"long_name": "lowest L_n(w) - L_n(w_ref) next to a basin", "units": "nats per sample"}
+    coords = {
+        "basin": ("basin", [basin.name for basin in truth.basins]),
+        "basin_phase": ("basin", [basin.phase for basin in truth.basins]),
+    }
+    return xr.Dataset({"baseline": ((*grid, "basin"), np.stack(tables, axis=-1), about)}, coords)

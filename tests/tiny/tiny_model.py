@@ -1,0 +1,49 @@
+"""A user's own file beside a config of theirs: a Gaussian with data, and a landscape with two wells."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+import slt.model
+from slt.phases import Phases, by_threshold
+from slt.priors import Normal, Uniform
+
+
+@dataclass(frozen=True)
+class Location(slt.model.Model):
+    """z ~ N(w, 1), prior N(0, 1)."""
+
+    mean: float = 0.5
+    fails_above: float = 1e9
+
+    def init(self, key):
+        return {"w": jax.random.normal(key, ())}
+
+    def log_prior(self, params):
+        return Normal(1.0).log_density(params)
+
+    def log_likelihood(self, params, batch):
+        value = -0.5 * jnp.square(batch - params["w"]) - 0.9189385
+        return jnp.where(params["w"] > self.fails_above, jnp.nan, value)
+
+    def sample(self, key, num):
+        return self.mean + jax.random.normal(key, (num,))
+
+
+@dataclass(frozen=True)
+class Summed(Location):
+    """The mistake of returning one number for all samples."""
+
+    def log_likelihood(self, params, batch):
+        return super().log_likelihood(params, batch).sum()
+
+
+def wells(depth: float = 1.0) -> slt.model.Potential:
+    """K(w) = depth (w^2 - 1)^2 on [-2, 2]."""
+    return slt.model.potential(lambda w: depth * jnp.sum(jnp.square(jnp.square(w) - 1)), 1, Uniform(-2.0, 2.0))
+
+
+def sides() -> Phases:
+    """Left and right of 0."""
+    return by_threshold(("left", "right"), lambda w: w[0], 0.0, "sign of w")
