@@ -45,7 +45,7 @@ class Algorithm(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(abc.ABC):
-    """Base of all samplers. Register subclasses with `@sampler`: numbers become leaves, so a new value never recompiles.
+    """Base of all samplers. Register subclasses with `@sampler`: numbers become leaves, a new value never recompiles.
 
     exact: no bias from the step size. coupled: the name of the grid coordinate along which this sampler couples cells
     into ladders (then it is called with a posterior whose leaves have a leading axis of rungs), else None.
@@ -124,7 +124,9 @@ class Langevin(Sampler):
         if self.batch_size is not None:
             positive("batch_size", self.batch_size, "must be a positive number of samples, or null for the full batch")
         elif self.control_variate:
-            raise InputError("sampler.control_variate", True, "only with minibatches: set sampler.batch_size, or turn it off")
+            raise InputError(
+                "sampler.control_variate", True, "only with minibatches: set sampler.batch_size, or turn it off"
+            )
 
     def epsilon(self, posterior: Posterior) -> Scalar:
         """The step in BlackJAX's convention at this posterior."""
@@ -150,7 +152,9 @@ def normal_like(key: Key, tree: Position) -> Position:
     """Standard normal noise of the shapes and dtypes of `tree`."""
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves)) if len(leaves) > 1 else [key]
-    return jax.tree.unflatten(treedef, [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+    return jax.tree.unflatten(
+        treedef, [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    )
 
 
 def reflect(posterior: Posterior, position: Position) -> tuple[Position, Position]:

@@ -33,7 +33,7 @@ class SGLD(Langevin):
             return SGLDState(position, *gradient(position, key))
 
         def step(key: Key, state: SGLDState) -> tuple[SGLDState, Info]:
-            noise_key, batch_key = jax.random.split(key)
+            noise_key, batch_key = self.split(key)
             noise = normal_like(noise_key, state.position)
             moved = jax.tree.map(lambda w, g, z: w + eps * g + jnp.sqrt(2 * eps) * z, state.position, state.grad, noise)
             position, _ = reflect(posterior, moved)

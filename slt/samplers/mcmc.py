@@ -1,0 +1,324 @@
+"""BlackJAX's MALA, HMC, NUTS and MCLMC under the contract, with steps that tune themselves in burn-in."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import blackjax
+import jax
+import jax.numpy as jnp
+from blackjax.adaptation.step_size import (
+    DualAveragingAdaptationState,
+    dual_averaging_adaptation,
+    find_reasonable_step_size,
+)
+from blackjax.mcmc import adjusted_mclmc, integrators
+from blackjax.mcmc.hmc import HMCState
+from blackjax.mcmc.mala import MALAState
+from blackjax.util import generate_unit_vector
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from slt.posterior import Position, Posterior
+from slt.samplers.base import Algorithm, Info, Sampler, State, positive, sampler, static
+from slt.typing import InputError, Key, Scalar
+
+Kernel = Callable[[Key, State, Scalar, Float[Array, " d"]], tuple[State, Any]]
+"""(key, BlackJAX state, step size, diagonal inverse mass matrix) -> (state, info with acceptance_rate)."""
+
+
+class Metric(NamedTuple):
+    """Diagonal inverse mass matrix and the running moments of the round that will give the next one."""
+
+    inverse_mass: Float[Array, " d"]
+    drawn: Scalar
+    length: Scalar
+    mean: Float[Array, " d"]
+    square: Float[Array, " d"]
+
+
+class TunedState(NamedTuple):
+    """State of BlackJAX's kernel and what burn-in tunes; `exploring`: the last step was followed by tuning."""
+
+    inner: State
+    dual: DualAveragingAdaptationState
+    exploring: Scalar
+    metric: Metric | None
+
+    @property
+    def position(self) -> Position:
+        return self.inner.position
+
+
+@sampler
+class Adjusted(Sampler):
+    """Base of the Metropolis-adjusted samplers: no bias from the step.
+
+    step_size: where the search for a step begins; the step itself when tune is False (MALA: BlackJAX's epsilon as for
+      SGLD; the others: the time step of the integrator).
+    target: the acceptance rate that dual averaging (Hoffman and Gelman 2014) steers each chain's step to, in burn-in.
+    tune: whether the step is found at the start by doubling or halving and tuned in burn-in; it is constant afterwards.
+
+    Info.delta is None: an observable that wants the loss computes it once a draw.
+    """
+
+    exact: ClassVar[bool] = True
+
+    step_size: float = 0.1
+    target: float = 0.8
+    tune: bool = static(default=True)
+
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        return ("step_size",)
+
+    def check(self) -> None:
+        positive("step_size", self.step_size)
+        if not 0 < self.target < 1:
+            raise InputError("sampler.target", self.target, "is an acceptance rate: give a number between 0 and 1")
+
+    def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
+        """One step of the kernel; with `search`, of the cheapest one that tells the acceptance of a step size."""
+        raise NotImplementedError
+
+    @property
+    def learns_metric(self) -> bool:
+        """Whether a diagonal metric is learned in burn-in."""
+        return False
+
+    def extra(self, info: Any) -> dict[str, Array]:
+        """Diagnostics from BlackJAX's info."""
+        return {}
+
+    def __call__(self, posterior: Posterior) -> Algorithm:
+        log_density = posterior.log_density
+        kernel = self.kernel(log_density, search=False)
+        begin, update, _ = dual_averaging_adaptation(self.target)
+        search: Any = find_reasonable_step_size  # annotated for Python floats
+
+        def init(position: Position, key: Key) -> TunedState:
+            size = sum(leaf.size for leaf in jax.tree.leaves(position))
+            dtype = jnp.result_type(*jax.tree.leaves(position))
+            inner = blackjax.hmc.init(position, log_density)
+            flat = jnp.ones(size, dtype)
+            step = jnp.asarray(self.step_size, dtype)
+            if self.tune:
+                probe = self.kernel(log_density, search=True)
+                found = search(key, lambda s: lambda k, state: probe(k, state, s, flat), inner, step, self.target)
+                step = jnp.clip(found, 1e-12, 1e12)  # a flat density would double it for ever
+            metric = None
+            if self.learns_metric:
+                zero = jnp.zeros((), dtype)
+                metric = Metric(flat, zero, zero + FIRST_ROUND, jnp.zeros_like(flat), jnp.zeros_like(flat))
+            return TunedState(inner, _dual(begin, step), jnp.zeros((), bool), metric)
+
+        def step(key: Key, state: TunedState) -> tuple[TunedState, Info]:
+            step_size = jnp.exp(jnp.where(state.exploring, state.dual.log_step_size, state.dual.log_step_size_avg))
+            mass = jnp.ones((), step_size.dtype) if state.metric is None else state.metric.inverse_mass
+            size = sum(leaf.size for leaf in jax.tree.leaves(state.position))
+            inner, told = kernel(key, state.inner, step_size, jnp.broadcast_to(mass, (size,)))
+            acceptance = jnp.nan_to_num(jnp.asarray(told.acceptance_rate, step_size.dtype))
+            info = Info(acceptance=acceptance, diagnostics={"step_size": step_size, **self.extra(told)})
+            return state._replace(inner=inner, exploring=jnp.zeros((), bool)), info
+
+        def adapt(state: TunedState, info: Info) -> TunedState:
+            dual = update(state.dual, info.acceptance)
+            metric = None
+            if state.metric is not None:
+                metric, renewed = _learn(state.metric, ravel_pytree(state.position)[0])
+                # the new step moves a typical parameter as far as the old one did under the old metric
+                rescaled = jnp.mean(jnp.log(state.metric.inverse_mass) - jnp.log(metric.inverse_mass)) / 2
+                again = _dual(begin, jnp.exp(dual.log_step_size_avg + rescaled))
+                dual = jax.tree.map(lambda a, b: jnp.where(renewed, a, b), again, dual)
+            return state._replace(dual=dual, exploring=jnp.ones((), bool), metric=metric)
+
+        def relocate(state: TunedState, position: Position) -> TunedState:
+            return state._replace(inner=blackjax.hmc.init(position, log_density))
+
+        return Algorithm(init, step, adapt if self.tune else None, relocate)
+
+
+FIRST_ROUND = 64.0  # draws of the first round that learns a metric; each round is twice as long as the last
+
+
+def _dual(begin: Any, step: Scalar) -> DualAveragingAdaptationState:
+    # BlackJAX's starts from Python numbers and an average of 1: arrays of one dtype, and the step itself, are wanted.
+    state = begin(step)._replace(log_step_size_avg=jnp.log(step))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, step.dtype), state)
+
+
+def _learn(metric: Metric, position: Float[Array, " d"]) -> tuple[Metric, Scalar]:
+    """Welford moments of this round; at its end its variances become the metric and the next, twice as long, begins."""
+    count = metric.drawn + 1
+    mean = metric.mean + (position - metric.mean) / count
+    square = metric.square + (position - metric.mean) * (position - mean)
+    done = count >= metric.length
+    variance = square / jnp.maximum(count - 1, 1)
+    # as Stan, but shrunk towards the mean variance: Stan's 1e-3 is no small variance at n beta = 1e6
+    shrunk = (count * variance + 5 * jnp.mean(variance)) / (count + 5)
+    usable = done & jnp.all(jnp.isfinite(shrunk) & (shrunk > 0))
+    return Metric(
+        jnp.where(usable, shrunk, metric.inverse_mass),
+        jnp.where(done, 0, count),
+        jnp.where(done, 2 * metric.length, metric.length),
+        jnp.where(done, 0, mean),
+        jnp.where(done, 0, square),
+    ), usable
+
+
+@sampler
+class MALA(Adjusted):
+    """Metropolis-adjusted Langevin: SGLD's proposal, accepted or refused. One gradient a step. Exact."""
+
+    step_size: float = 1e-3
+    target: float = 0.6
+
+    def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
+        one = blackjax.mala.build_kernel()
+
+        def same_state(key: Key, state: State, step: Scalar, _: Float[Array, " d"]) -> tuple[State, Any]:
+            new, info = one(key, MALAState(*state), log_density, step)
+            return HMCState(*new), info
+
+        return same_state
+
+
+def _jittered(key: Key, step: Scalar, jitter: Any) -> tuple[Key, Scalar]:
+    key, jitter_key = jax.random.split(key)
+    return key, step * (1 + jitter * jax.random.uniform(jitter_key, (), step.dtype, -1, 1))
+
+
+@sampler
+class HMC(Adjusted):
+    """Hamiltonian Monte Carlo with a fixed number of leapfrogs and a step jittered per trajectory. Exact.
+
+    leapfrogs: gradients a draw. jitter: each trajectory's step is uniform within this share of the tuned one, so that
+      no direction's period resonates with the trajectory. diagonal: learn a diagonal metric in burn-in, in rounds of
+      doubling length from 64 draws on; a parameter's mass is then one over its variance in the last full round.
+    """
+
+    leapfrogs: int = static(default=10)
+    jitter: float = 0.2
+    diagonal: bool = static(default=False)
+
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        return ("step_size", "divergent")
+
+    @property
+    def learns_metric(self) -> bool:
+        return self.diagonal
+
+    def check(self) -> None:
+        super().check()
+        positive("leapfrogs", self.leapfrogs, "must be a positive number of steps")
+        if not 0 <= self.jitter < 1:
+            raise InputError("sampler.jitter", self.jitter, "is a share of the step: give a number in [0, 1)")
+        if self.diagonal and not self.tune:
+            raise InputError("sampler.diagonal", True, "a metric is learned in burn-in: set sampler.tune")
+
+    def extra(self, info: Any) -> dict[str, Array]:
+        return {"divergent": info.is_divergent}
+
+    def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
+        one = blackjax.hmc.build_kernel()
+        if search:
+            return lambda key, state, step, mass: one(key, state, log_density, step, mass, 1)
+
+        def jittered(key: Key, state: State, step: Scalar, mass: Float[Array, " d"]) -> tuple[State, Any]:
+            key, step = _jittered(key, step, self.jitter)
+            return one(key, state, log_density, step, mass, self.leapfrogs)
+
+        return jittered
+
+
+@sampler
+class NUTS(Adjusted):
+    """The no-U-turn sampler with multinomial weights (Betancourt 2017), up to 2^doublings leapfrogs a draw. Exact.
+
+    Chains that run side by side wait for the one with the longest trajectory: `doublings` bounds the wait, and HMC is
+    often faster for its price. diagonal: as for HMC.
+    """
+
+    doublings: int = static(default=8)
+    diagonal: bool = static(default=False)
+
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        return ("step_size", "divergent", "leapfrogs")
+
+    @property
+    def learns_metric(self) -> bool:
+        return self.diagonal
+
+    def check(self) -> None:
+        super().check()
+        positive("doublings", self.doublings, "must be a positive number of doublings")
+        if self.diagonal and not self.tune:
+            raise InputError("sampler.diagonal", True, "a metric is learned in burn-in: set sampler.tune")
+
+    def extra(self, info: Any) -> dict[str, Array]:
+        return {"divergent": info.is_divergent, "leapfrogs": info.num_integration_steps}
+
+    def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
+        if search:
+            one = blackjax.hmc.build_kernel()
+            return lambda key, state, step, mass: one(key, state, log_density, step, mass, 1)
+        whole = blackjax.nuts.build_kernel()
+        return lambda key, state, step, mass: whole(key, state, log_density, step, mass, self.doublings)
+
+
+@sampler
+class MCLMC(Adjusted):
+    """Microcanonical dynamics with a Metropolis test (MAMS; Robnik, Cohn-Gordon and Seljak 2025), for d >= 2. Exact.
+
+    The momentum has unit length and a new direction every draw; `leapfrogs` steps of the minimal-norm integrator, two
+    gradients each, with the step jittered per trajectory as for HMC. The unadjusted sampler, biased by its step, is
+    `from_blackjax(blackjax.mclmc, L=..., step_size=...)`.
+    """
+
+    target: float = 0.9
+    leapfrogs: int = static(default=5)
+    jitter: float = 0.2
+
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        return ("step_size", "divergent")
+
+    def check(self) -> None:
+        super().check()
+        positive("leapfrogs", self.leapfrogs, "must be a positive number of steps")
+        if not 0 <= self.jitter < 1:
+            raise InputError("sampler.jitter", self.jitter, "is a share of the step: give a number in [0, 1)")
+
+    def __call__(self, posterior: Posterior) -> Algorithm:
+        size = sum(leaf.size for leaf in jax.tree.leaves(posterior.centre_position))
+        if size < 2:
+            raise InputError("sampler", "MCLMC", "needs at least two free parameters; take HMC or NUTS for one")
+        return super().__call__(posterior)
+
+    def extra(self, info: Any) -> dict[str, Array]:
+        return {"divergent": info.is_divergent}
+
+    def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
+        flow = integrators.isokinetic_mclachlan(log_density)
+        leapfrogs = 1 if search else self.leapfrogs
+
+        def one(key: Key, state: State, step: Scalar, _: Float[Array, " d"]) -> tuple[State, Any]:
+            # BlackJAX's own kernel draws refreshment noise twice a step even where it is never used
+            propose = adjusted_mclmc.adjusted_mclmc_proposal(
+                lambda at, size, length, noise_key: flow(at, size), step, jnp.inf, leapfrogs
+            )
+            momentum_key, accept_key = jax.random.split(key)
+            momentum = generate_unit_vector(momentum_key, state.position)
+            begin = integrators.IntegratorState(state.position, momentum, state.logdensity, state.logdensity_grad)
+            end, info, _ = propose(accept_key, begin)
+            return HMCState(end.position, end.logdensity, end.logdensity_grad), info
+
+        if search:
+            return one
+
+        def jittered(key: Key, state: State, step: Scalar, mass: Float[Array, " d"]) -> tuple[State, Any]:
+            key, step = _jittered(key, step, self.jitter)
+            return one(key, state, step, mass)
+
+        return jittered
