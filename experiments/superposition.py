@@ -25,7 +25,7 @@ def figures(run: Any) -> dict[str, Figure]:
         population = "t" in data.dims
         prefix = "population" if population else "data"
         found[f"{prefix}_{'phase_mass' if population else 'occupancy'}"] = _phases(run, part)
-        found[f"{prefix}_dwell"] = plots.dwell_figure(run, part)
+        found[f"{prefix}_dwell"] = plots.dwell_figure(data)
         found[f"{prefix}_llc"] = _local(run, part)
         found[f"{prefix}_traces"] = plots.trace_figure(data)
         found[f"{prefix}_polygons"] = polygons(data)
@@ -38,7 +38,8 @@ def figures(run: Any) -> dict[str, Figure]:
 
 def samples_axis(ax: Axes) -> None:
     """A second axis above one in t, with the n at which beta = 1 gives the same exponent."""
-    top = ax.secondary_xaxis("top", functions=(lambda t: 2 * t, lambda n: n / 2))
+    top = ax.secondary_xaxis("top", functions=(lambda t: 2 * np.asarray(t), lambda n: np.asarray(n) / 2))
+    draw.logarithmic(top, "x", 2 * np.array(ax.get_xlim()))
     top.set_xlabel(r"$n$ at $\beta = 1$ and unit noise, $n\beta = 2t$")
 
 
@@ -56,7 +57,7 @@ def _local(run: Any, part: str) -> Figure | None:
     constant = 0.5 * features * math.log(2 * math.pi)
     figure = plots.local_figure(run, part, known, constant)
     if figure is not None:
-        figure.axes[0].set_ylabel(rf"E$[L_n(w)] - {features / 2:g}\log 2\pi$")
+        figure.axes[0].set_ylabel(rf"E$[L_n] - {features / 2:g}\log 2\pi$ ({draw.ERRORS})")
     return figure
 
 
@@ -104,7 +105,8 @@ columns with a positive bias."
             draw.polygon(
                 ax, *_columns(cell.isel(kept=-1)), styles.get(name, draw.OUTSIDE), (WIDE * column, -WIDE * row)
             )
-    rows_named = [f"from {starts[chain]}" if len(set(starts)) > 1 else f"chain {chain}" for chain in down]
+    kind = "ladder" if data.attrs.get("coupled") else "chain"
+    rows_named = [f"from {starts[chain]}" if len(set(starts)) > 1 else f"{kind} {chain}" for chain in down]
     ax.set_xticks(WIDE * np.arange(len(across)), [draw.equation(x, value) for value in data[x].values[across]])
     ax.set_yticks(-WIDE * np.arange(len(down)), rows_named)
     ax.set(xlim=(-WIDE / 2, WIDE * (len(across) - 0.5)), ylim=(-WIDE * (len(down) - 0.5), WIDE / 2), aspect="equal")

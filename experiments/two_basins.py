@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from slt import draw, plots
 from slt.theory import exact
 
-EXACT = draw.Style("#000000", "", "-")
+STYLES = draw.palette(["U", "V"]) | {"whole": draw.STYLES[-1]}
 
 
 def figures(run: Any) -> dict[str, Figure]:
@@ -36,8 +36,8 @@ def mass(run: Any) -> Figure | None:
     top, below = axes[:, 0]
     top.plot(_fine(t), exact.two_basins(_fine(t)).mass_v, color="black", label="exact")
     look = {"ls": "none", "marker": "o"}
-    draw.curve(top, t, found["value"], found["stderr"], draw.STYLES[1], f"replica exchange, {draw.ERRORS}", **look)
-    draw.curve(below, t, found["value"] - exact.two_basins(t).mass_v, found["stderr"], draw.STYLES[1], **look)
+    draw.curve(top, t, found["value"], found["stderr"], STYLES["V"], f"replica exchange, {draw.ERRORS}", **look)
+    draw.curve(below, t, found["value"] - exact.two_basins(t).mass_v, found["stderr"], STYLES["V"], **look)
     below.axhline(0, color="black")
     top.axvline(exact.two_basins_critical_t(), color="0.35", lw=0.7, ls=(0, (4, 3)))
     top.annotate(
@@ -45,7 +45,7 @@ def mass(run: Any) -> Figure | None:
     )
     top.set(ylabel="posterior mass of $V$", ylim=(-0.02, 1.05))
     top.legend(loc="upper left")
-    below.set_ylabel("error")
+    below.set_ylabel("difference")
     draw.label_axis(below, "t", t)
     return figure
 
@@ -63,7 +63,8 @@ def free_energy(run: Any) -> Figure | None:
     figure, axes = draw.sheet(draw.COLUMN, 2.6, 1, 1, caption)
     ax = axes[0, 0]
     curves = {"whole": truth.free_energy, "U": truth.free_energy_u, "V": truth.free_energy_v}
-    for (name, values), style in zip(curves.items(), draw.STYLES, strict=False):
+    for name, values in curves.items():
+        style = STYLES[name]
         ax.plot(_fine(t), values, color=style.colour, ls=style.line)
         value, stderr = whole["value"], whole["stderr"]
         if name != "whole":
@@ -83,8 +84,7 @@ def free_energy(run: Any) -> Figure | None:
 def landscape(run: Any, picks: int = 3) -> Figure | None:
     """K(w), and below it the draws kept at a few t beside the exact densities."""
     data = plots.sweeps(run)["main"]
-    name = next((str(key) for key in data if str(key).split(".")[0] == "params"), None)
-    if name is None:
+    if "params" not in data or "kept_draw" not in data.coords:
         return None
     w = np.linspace(-2, 2, 2001)
     loss = np.minimum(0.01 + (w + 1) ** 4, 20 * (w - 1) ** 2)
@@ -92,13 +92,19 @@ def landscape(run: Any, picks: int = 3) -> Figure | None:
     caption = "The landscape, and draws after burn-in at three t (bars) beside the exact densities (lines)."
     figure, axes = draw.sheet(draw.COLUMN, 1.3 + 0.8 * len(chosen), 1 + len(chosen), 1, caption, sharex=True)
     axes[0, 0].plot(w, loss, color="black")
-    axes[0, 0].set(ylabel="$K(w)$", ylim=(-0.05, 2))
-    kept = data["kept_draw"].values >= int((~data["burn_in"].values).argmax())
-    for ax, at, style in zip(axes[1:, 0], chosen, draw.STYLES, strict=False):
-        t = float(data["t"].values[at])
-        draws = data[name].isel(t=at, kept=kept).values.ravel()
-        draws = draws[np.isfinite(draws)]
-        ax.hist(draws, bins=np.linspace(-2, 2, 121), density=True, color=style.colour, alpha=0.45)
+    axes[0, 0].set(ylabel="$K(w)$", ylim=(1e-3, 20), yscale="log")
+    for name, at in {"U": -1.0, "V": 1.0}.items():
+        axes[0, 0].annotate(f"${name}$", (at, 3.0), color=STYLES[name].colour, ha="center")
+    after = int((~data["burn_in"].values).argmax()) if "burn_in" in data.coords else 0
+    kept = data["kept_draw"].values >= after
+    for ax, place in zip(axes[1:, 0], chosen, strict=True):
+        t = float(data["t"].values[place])
+        draws = data["params"].isel(t=place, kept=kept).values.ravel()
+        counts, edges = np.histogram(draws[np.isfinite(draws)], bins=np.linspace(-2, 2, 161))
+        counts = counts / (max(1, counts.sum()) * 0.025)
+        sharp = edges[:-1] >= exact.TWO_BASINS_BOUNDARY
+        for part, name in ((~sharp, "U"), (sharp, "V")):
+            ax.bar(edges[:-1][part], counts[part], 0.025, align="edge", color=STYLES[name].colour, alpha=0.5)
         density = np.exp(-t * loss + float(exact.two_basins(t).free_energy)) / 4
         ax.plot(w, density, color="black", lw=0.8)
         ax.set_ylabel("density")

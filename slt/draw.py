@@ -1,11 +1,12 @@
-"""Drawing on given axes, from arrays: styles, curves with errors, phase masses, traces, polygons.
+"""Drawing on given axes, from arrays and small labelled tables: curves with errors, phase masses, traces, polygons.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; a phase keeps its colour, marker and line in
 all figures of a run. Bands and bars are one standard error either way.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -16,15 +17,17 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy import optimize
 from scipy.spatial import ConvexHull, QhullError
 
 COLUMN, PAGE = 3.4, 7.0
 """Widths of one column and of the page, in inches."""
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
     "font.size": 9,
@@ -108,9 +111,41 @@ def palette(names: Sequence[str]) -> dict[str, Style]:
 
 def sheet(width: float, height: float, rows: int = 1, cols: int = 1, caption: str = "", **grid: Any) -> tuple[Any, Any]:
     """(Figure, array of axes [rows, cols]) of a size in inches, with a layout that leaves no overlaps."""
-    figure = Figure(figsize=(width, height), layout="constrained", label=caption)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # pyright: ignore[reportOptionalMemberAccess]
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03), label=caption)
     return figure, figure.subplots(rows, cols, squeeze=False, **grid)
+
+
+def table(quantity: Any) -> xr.Dataset:
+    """A quantity (value, stderr, coords) as a dataset with variables value and stderr over its named axes."""
+    dims = list(quantity.coords)
+    parts = {"value": quantity.value, "stderr": quantity.stderr}
+    return xr.Dataset({k: (dims, np.asarray(v, np.float64)) for k, v in parts.items()}, dict(quantity.coords))
+
+
+def slices(data: xr.Dataset, *keep: str) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
+    """Every slice of `data` along `keep`: the other dims' labels (those with more than one value) and the slice."""
+    rest = [dim for dim in data["value" if "value" in data else "delta"].dims if dim not in keep]
+    for at in itertools.product(*(range(data.sizes[dim]) for dim in rest)):
+        one = data.isel(dict(zip(rest, at, strict=True)))
+        yield {str(d): one[d].values[()] for d in rest if d in data.coords and data.sizes[d] > 1}, one
+
+
+def average(data: xr.Dataset, dim: str = "data_seed") -> xr.Dataset:
+    """Mean of a table over a dim, if it has it: the error is the larger of the spread's and the entries' own."""
+    if dim not in data.dims:
+        return data
+    known = data["value"].notnull()
+    count = known.sum(dim)
+    spread = data["value"].std(dim, ddof=1) / np.sqrt(count) if data.sizes[dim] > 1 else data["stderr"].mean(dim)
+    own = np.sqrt((data["stderr"].where(known) ** 2).sum(dim)) / count
+    return xr.Dataset({"value": data["value"].mean(dim), "stderr": xr.where(own > spread.fillna(0), own, spread)})
+
+
+def panels(found: Mapping[str, xr.Dataset], x: str, most: int = 3) -> list[tuple[str, dict[str, xr.Dataset]]]:
+    """Tables by phase, averaged over data seeds and cut into curves along x: (title, curves by phase) of each panel."""
+    cut = [list(slices(average(one), x)) for one in found.values()]
+    titles = [", ".join(equation(k, v) for k, v in at.items()) for at, _ in cut[0]] if cut else []
+    return [(title, dict(zip(found, (c[i][1] for c in cut), strict=True))) for i, title in enumerate(titles)][:most]
 
 
 def label_axis(ax: Axes, name: str, values: Any, which: str = "x") -> None:
@@ -119,7 +154,17 @@ def label_axis(ax: Axes, name: str, values: Any, which: str = "x") -> None:
     values = np.asarray(values)
     numeric = np.issubdtype(values.dtype, np.number)
     if numeric and len(values) > 1 and values.min() > 0 and values.max() >= 10 * values.min():
-        getattr(ax, f"set_{which}scale")("log")
+        logarithmic(ax, which, values)
+
+
+def logarithmic(ax: Any, which: str, values: Any) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2, 5, 10, ... where its values span three decades or less."""
+    getattr(ax, f"set_{which}scale")("log")
+    if np.max(values) <= 1e3 * np.min(values):
+        axis = getattr(ax, f"{which}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def curve(ax: Axes, x: Any, value: Any, stderr: Any, style: Style, label: str | None = None, **line: Any) -> None:
@@ -129,7 +174,8 @@ def curve(ax: Axes, x: Any, value: Any, stderr: Any, style: Style, label: str | 
     look: dict[str, Any] = {"color": style.colour, "ls": style.line, "marker": style.marker, "label": label} | line
     if len(x) > 15:
         ax.fill_between(x, value - wide, value + wide, color=style.colour, alpha=0.25, lw=0)
-        ax.plot(x, value, **(look | {"ms": 2.5}))
+        small: dict[str, Any] = look | {"ms": 2.5}
+        ax.plot(x, value, **small)
     else:
         ax.errorbar(x, value, wide, elinewidth=0.8, **look)
 
@@ -151,6 +197,7 @@ def levels(
         ax.axhline(value, color=tone, lw=0.7, ls=(0, (4, 3)), zorder=0.5)
     if not named or not known:
         return
+    ax.get_ylim()  # only now is the axis scaled to what it shows
     heights = ax.transAxes.inverted().transform(ax.transData.transform([(1.0, value) for value in known]))[:, 1]
     steps = 0.085 * np.arange(len(heights))  # of the height of the axes: a line of text in panels of 1.6 inches
     spread = optimize.isotonic_regression(heights - steps).x + steps
@@ -211,7 +258,9 @@ def traces(ax: Axes, draws: Any, values: Float[np.ndarray, "chain draw"], labels
     points = np.stack([np.broadcast_to(draws, values.shape), values], axis=-1)
     pieces = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
     shown = np.isfinite(pieces).all((1, 2))
-    ax.add_collection(LineCollection(pieces[shown], colors=colours[labels[:, 1:].ravel()][shown], lw=0.5, alpha=0.85))
+    ax.add_collection(
+        LineCollection(list(pieces[shown]), colors=colours[labels[:, 1:].ravel()][shown], lw=0.5, alpha=0.85)
+    )
     settled = values[:, len(draws) // 10 :]
     if np.isfinite(settled).any():
         low, high = np.nanquantile(settled, [0.0, 0.998])

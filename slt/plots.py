@@ -3,9 +3,8 @@
 A figure's label (`Figure.get_label`) is its caption. What a run lacks is left out, never an error.
 """
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from slt.config import instantiate
+from slt.config import RunConfig, instantiate, plain
 from slt.draw import (
     COLUMN,
     ERRORS,
@@ -27,20 +26,18 @@ from slt.draw import (
     label_axis,
     legend,
     levels,
+    logarithmic,
     palette,
+    panels,
     phase_mass,
     sheet,
+    slices,
     strip,
     styled,
+    table,
     traces,
 )
-
-
-def table(quantity: Any) -> xr.Dataset:
-    """A quantity (value, stderr, coords) as a dataset with variables value and stderr over its named axes."""
-    dims = list(quantity.coords)
-    parts = {"value": quantity.value, "stderr": quantity.stderr}
-    return xr.Dataset({k: (dims, np.asarray(v, np.float64)) for k, v in parts.items()}, dict(quantity.coords))
+from slt.estimators import occupancy
 
 
 def quantities(run: Any, part: str = "main") -> dict[str, xr.Dataset]:
@@ -58,15 +55,17 @@ def by_phase(tables: Mapping[str, xr.Dataset], name: str) -> dict[str, xr.Datase
 
 def sweeps(run: Any) -> dict[str, xr.Dataset]:
     """The datasets of a run's parts that hold draws."""
-    return {str(name): node.to_dataset() for name, node in run.data.children.items() if "delta" in node}
+    found = {str(name): node.to_dataset() for name, node in run.data.children.items()}
+    return {name: data for name, data in found.items() if data.sizes.get("draw", 0) > 0}
 
 
 def basins(run: Any, part: str = "main") -> tuple[Any, ...]:
     """The basins known exactly of a part's model; none for a model from outside slt, whose code is not run to draw."""
-    sweep = run.config if part == "main" else run.config.parts[part]
-    if not str(sweep.model.get("_target_", "")).startswith("slt."):
+    config = plain(run.config) if isinstance(run.config, RunConfig) else run.config
+    node = (config if part == "main" else config["parts"][part])["model"]
+    if not str(node["_target_"]).startswith("slt."):
         return ()
-    truth = instantiate(sweep.model, "model").truth()
+    truth = instantiate(node, "model").truth()
     return () if truth is None else truth.basins
 
 
@@ -82,25 +81,6 @@ def x_axis(data: xr.Dataset) -> str:
     return max(sorted(axes, key=lambda dim: dim != "t"), key=lambda dim: (data.sizes[dim] > 1, dim in ("t", "n")))
 
 
-def slices(data: xr.Dataset, *keep: str) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
-    """Every slice of `data` along `keep`: the other dims' labels (those with more than one value) and the slice."""
-    rest = [dim for dim in data["value" if "value" in data else "delta"].dims if dim not in keep]
-    for at in itertools.product(*(range(data.sizes[dim]) for dim in rest)):
-        one = data.isel(dict(zip(rest, at, strict=True)))
-        yield {str(d): one[d].values[()] for d in rest if d in data.coords and data.sizes[d] > 1}, one
-
-
-def average(data: xr.Dataset, dim: str = "data_seed") -> xr.Dataset:
-    """Mean of a table over a dim, if it has it: the error is the larger of the spread's and the entries' own."""
-    if dim not in data.dims:
-        return data
-    known = data["value"].notnull()
-    count = known.sum(dim)
-    spread = data["value"].std(dim, ddof=1) / np.sqrt(count) if data.sizes[dim] > 1 else data["stderr"].mean(dim)
-    own = np.sqrt((data["stderr"].where(known) ** 2).sum(dim)) / count
-    return xr.Dataset({"value": data["value"].mean(dim), "stderr": xr.where(own > spread.fillna(0), own, spread)})
-
-
 @styled
 def trace_figure(data: xr.Dataset, picks: int = 3) -> Figure:
     """Loss traces of one chain from each start, and the phase of every chain, at a few values of the part's axis."""
@@ -112,7 +92,7 @@ def trace_figure(data: xr.Dataset, picks: int = 3) -> Figure:
     various = len(set(starts)) > 1
     first = np.unique(starts, return_index=True)[1] if various else np.arange(min(4, len(starts)))
     draws = data["draw"].values
-    burnt = draws[data["burn_in"].values] if "burn_in" in data.coords else draws[:0]
+    burnt = draws[data["burn_in"].values]
     fixed = [equation(d, one[d].values[()]) for d in ("beta",) if d in one.coords and d != x]
     caption = (
         "Loss of one chain from each start, in the colour of its phase, and phases of all chains. Shaded: burn-in."
@@ -131,18 +111,11 @@ def trace_figure(data: xr.Dataset, picks: int = 3) -> Figure:
         axes[-1, column].set_xlabel("draw")
     axes[0, 0].set_ylabel(r"$K(w) - K(w_{\rm ref})$" if "t" in data.dims else r"$L_n(w) - L_n(w_{\rm ref})$")
     if names:
-        axes[1, 0].set_ylabel("chain, by start" if various else "chain")
+        axes[1, 0].set_ylabel("chain, by start" if various else "ladder" if data.attrs.get("coupled") else "chain")
         seen = {name: style for k, (name, style) in enumerate(styles.items()) if (one["phase"] == k).any()}
         outside = {"none": OUTSIDE} if (one["phase"].where(one["delta"].notnull()) == -1).any() else {}
         legend(figure, seen | outside, filled=True, loc="outside upper center", ncols=max(1, len(seen | outside)))
     return figure
-
-
-def panels(found: Mapping[str, xr.Dataset], x: str, most: int = 3) -> list[tuple[str, dict[str, xr.Dataset]]]:
-    """Tables by phase, averaged over data seeds and cut into curves along x: (title, curves by phase) of each panel."""
-    cut = [list(slices(average(one), x)) for one in found.values()]
-    titles = [", ".join(equation(k, v) for k, v in at.items()) for at, _ in cut[0]] if cut else []
-    return [(title, dict(zip(found, (c[i][1] for c in cut), strict=True))) for i, title in enumerate(titles)][:most]
 
 
 def _row(count: int, rows: int, height: float, caption: str) -> tuple[Any, Any]:
@@ -177,11 +150,33 @@ def share_figure(run: Any, part: str) -> Figure | None:
     return figure
 
 
+def dwell_times(data: xr.Dataset) -> dict[str, xr.Dataset]:
+    """Mean number of draws before a chain first leaves the phase where it began, by phase; inf where none left.
+
+    From the draws after burn-in of chains that did not break, pooled over data seeds.
+    """
+    own = {"chain", "draw", "data_seed"}
+    grid = [str(dim) for dim in data["phase"].dims if dim not in own]
+    flat = data[["phase", "status"]].stack(pooled=[d for d in data["status"].dims if d in own], create_index=False)
+    labels = flat["phase"].transpose(*grid, "pooled", "draw").values[..., ~data["burn_in"].values]
+    names = phase_names(data)
+    ok = flat["status"].transpose(*grid, "pooled").values == 0
+    found = occupancy.mean_dwell(occupancy.dwell(labels, ok=ok), len(names))
+    coords = {dim: data[dim].values for dim in grid}
+    parts = {"value": np.asarray(found.value), "stderr": np.asarray(found.stderr)}
+    tables = {
+        name: xr.Dataset({key: (grid, array[..., k]) for key, array in parts.items()}, coords)
+        for k, name in enumerate(names)
+    }
+    return {name: one for name, one in tables.items() if not np.isnan(one["value"]).all()}
+
+
 @styled
-def dwell_figure(run: Any, part: str) -> Figure | None:
-    """Mean number of draws before a chain first leaves the phase where it began."""
-    data, x = sweeps(run)[part], x_axis(sweeps(run)[part])
-    shown = panels(by_phase(quantities(run, part), "dwell"), x)
+def dwell_figure(data: xr.Dataset) -> Figure | None:
+    """`dwell_times` against the part's axis; None where chains exchange their places, or there are no phases."""
+    x = x_axis(data)
+    free = "phase" in data and not data.attrs.get("coupled") and (~data["burn_in"].values).sum() > 1
+    shown = panels(dwell_times(data), x) if free else []
     if not shown:
         return None
     styles, watched = palette(phase_names(data)), data.sizes["draw"]
@@ -195,7 +190,7 @@ def dwell_figure(run: Any, part: str) -> Figure | None:
             look = {"marker": styles[name].marker, "mec": styles[name].colour, "mfc": "none", "ls": "none"}
             ax.plot(stayed, np.full(len(stayed), watched), **look)
         ax.set_title(title)
-        ax.set_yscale("log")
+        logarithmic(ax, "y", [1, watched])
         label_axis(ax, x, data[x].values)
     axes[0, 0].set_ylabel(f"mean dwell, draws ({ERRORS})")
     keys = {name: styles[name] for name in shown[0][1]}
@@ -233,7 +228,7 @@ def local_figure(run: Any, part: str, known: Sequence[Any] = (), constant: float
             label_axis(ax, x, data[x].values)
             low, high = _range(curves.values(), constant if kind == "loss" else 0.0)
             if kind == "loss" and low > 0 and high > 5 * low:
-                ax.set_yscale("log")
+                logarithmic(ax, "y", [low, high])
             of = {b.name: b.lam if kind == "llc" else None if b.loss is None else b.loss - constant for b in known}
             levels(ax, of, tone, named=ax is axes[i, -1])
             if i < len(rows) - 1:
@@ -284,7 +279,7 @@ def ladder_figure(data: xr.Dataset) -> Figure | None:
     one = data[["swap", "walker", "round_trips", "rung_value"]].isel(dict.fromkeys(rest, 0))
     one = one.transpose("chain", "rung", "draw")
     axis = str(data.attrs.get("coupled", "t"))
-    settled = one.isel(draw=~data["burn_in"].values) if "burn_in" in data.coords else one
+    settled = one.isel(draw=~data["burn_in"].values)
     caption = f"Replica exchange: share of swaps rejected between neighbours (mean over ladders, {ERRORS}; open: rungs \
 added beyond the grid), three walkers of the first ladder, and round trips after burn-in."
     figure, axes = sheet(PAGE, 2.1, 1, 3, caption, width_ratios=[1.2, 1.4, 0.8])
@@ -321,7 +316,7 @@ def default_figures(run: Any) -> dict[str, Figure]:
         prefix = "" if part == "main" else f"{part}_"
         found[f"{prefix}traces"] = trace_figure(data)
         found[f"{prefix}phases"] = share_figure(run, part)
-        found[f"{prefix}dwell"] = dwell_figure(run, part)
+        found[f"{prefix}dwell"] = dwell_figure(data)
         found[f"{prefix}llc"] = local_figure(run, part, basins(run, part))
         found[f"{prefix}ladder"] = ladder_figure(data)
         found[f"{prefix}free_energy"] = free_energy_figure(quantities(run, part), x_axis(data))

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from experiments import superposition, two_basins
 from slt import draw, plots
 from slt.analysis import Quantity
-from slt.config import SweepConfig
 from slt.models import superposition as model
 from slt.theory import exact
 
@@ -124,32 +123,31 @@ def _data_quantities(dataset: xr.Dataset) -> dict[str, Quantity]:
         found[f"occupancy[{name}]"] = Quantity(share, 0.05 * np.ones(shape), coords | {"data_seed": [0, 1, 2]})
         found[f"loss[{name}]"] = Quantity(5.5376 + 0.01 * k + 4 / n, 1 / n, coords)
         found[f"llc[{name}]"] = Quantity(6 + k / 2 + 10 / n, 5 / n, coords)
-        dwell = np.where(n > 500, np.inf, 10 * (k + 1) + n)
-        found[f"dwell[{name}]"] = Quantity(dwell, np.where(n > 500, np.nan, n / 5), coords)
     return found
 
 
 def _run(parts: dict[str, xr.Dataset], quantities: dict[str, Quantity], config: Any = None) -> Any:
-    plain = SweepConfig(model={"_target_": "elsewhere.make"})
-    plain_run = SimpleNamespace(model=plain.model, parts=dict.fromkeys(parts, plain))
+    foreign = {"model": {"_target_": "elsewhere.make"}}
     tree = xr.DataTree.from_dict(parts)
-    return SimpleNamespace(data=tree, quantities=quantities, config=config or plain_run)
+    return SimpleNamespace(
+        data=tree, quantities=quantities, config=config or foreign | {"parts": dict.fromkeys(parts, foreign)}
+    )
 
 
 @pytest.fixture
 def demo(rng: np.random.Generator) -> Any:
     on_data = data(rng)
-    config = SimpleNamespace(
-        model={"_target_": "slt.models.superposition.make"},
-        parts={"population": SimpleNamespace(model={"_target_": "slt.models.superposition.population"})},
-    )
+    population_model = {"model": {"_target_": "slt.models.superposition.population"}}
+    config = {"model": {"_target_": "slt.models.superposition.make"}, "parts": {"population": population_model}}
     quantities = _data_quantities(on_data) | _population_quantities()
     return _run({"main": on_data, "population": population(rng)}, quantities, config)
 
 
-def checked(figures: dict[str, Figure]) -> None:
+def checked(figures: dict[str, Figure], layout: bool = True) -> None:
     """Every axis that has ticks says what it shows, no text is smaller than 8 pt, and drawing warns of nothing."""
     for name, figure in figures.items():
+        if not layout:
+            figure.set_layout_engine("none")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             figure.draw_without_rendering()
@@ -163,7 +161,7 @@ def checked(figures: dict[str, Figure]) -> None:
                     row += [other for other in figure.axes if spec and other.get_subplotspec().rowspan == spec.rowspan]
                 ticks = [text.get_text() for text in getattr(ax, f"get_{which}ticklabels")()]
                 named = any(getattr(other, f"get_{which}label")() for other in row)
-                assert named or all(re.search("= |from|chain", text) for text in ticks), (name, which)
+                assert named or all(re.search("= |from|chain|ladder", text) for text in ticks), (name, which)
             for text in ax.findobj(matplotlib.text.Text):
                 assert not text.get_text() or text.get_fontsize() >= 8, (name, text)
 
@@ -251,11 +249,11 @@ def test_what_is_missing_is_left_out(rng: np.random.Generator, lacking: str) -> 
         nothing = {k: Quantity(np.nan * q.value, np.nan * q.stderr, q.coords) for k, q in quantities.items()}
         quantities = nothing
     elif lacking == "starts":
-        on_data = on_data.drop_vars(["start", "burn_in", "params.W", "params.b"]).drop_dims("kept")
+        on_data = on_data.drop_vars(["start", "params.W", "params.b"]).drop_dims("kept")
     run = _run({"main": on_data}, quantities)
     figures = superposition.figures(run)
     assert ("data_traces" in figures, "data_llc" in figures) == (True, lacking not in ("quantities", "all broken"))
-    checked(figures)
+    checked(figures, layout=False)
     assert {name.removeprefix("data_") for name in figures} - {"polygons"} == {
         name.replace("phases", "occupancy") for name in plots.default_figures(run)
     }
@@ -282,7 +280,7 @@ def test_average_takes_the_larger_error() -> None:
     quantity = Quantity(
         np.array([[1.0, 3.0], [1.0, 1.0]]), np.array([[0.1, 0.1], [0.6, 0.8]]), {"n": [1, 2], "data_seed": [0, 1]}
     )
-    mean = plots.average(plots.table(quantity))
+    mean = draw.average(draw.table(quantity))
     np.testing.assert_allclose(mean["value"], [2.0, 1.0])
     np.testing.assert_allclose(mean["stderr"], [1.0, 0.5])
 
