@@ -1,0 +1,259 @@
+"""The journal of a run directory: what was committed, in which files, whether they are whole, and who may write."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numcodecs import Zstd
+
+from slt.typing import InputError, Status
+
+FILE, LOCK = "manifest.jsonl", "lock"
+SHARED = -1
+"""Stands for a bucket where files belong to a whole part: coordinates and what is written at the end."""
+LOG = logging.getLogger("slt.store")
+
+Record = tuple[int, str] | None
+"""(bytes, checksum) of a file; None where it may be either of two versions, because it was being rewritten."""
+
+
+def checksum(content: bytes) -> str:
+    """The first 32 hexadecimal digits of SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that it holds the old content or the new one at any moment."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+@dataclass
+class Part:
+    """What the manifest says of one part.
+
+    shape: what must agree before the part is gone on with; draws: planned; labels, ladder: of every engine cell, its
+    coordinates in words and the ladder it belongs to; done: draws committed, by bucket; broken: by bucket, see
+    Layout.broken; folded: draws after which the end was written; files: by bucket; added: variables added since.
+    """
+
+    shape: dict[str, Any]
+    draws: int
+    chains: int
+    labels: list[str]
+    ladder: list[int]
+    done: list[int]
+    broken: dict[int, list[list[int]]] = field(default_factory=dict)
+    folded: int = 0
+    files: dict[int, dict[str, Record]] = field(default_factory=dict)
+    added: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def common(self) -> int:
+        """Draws committed in every bucket."""
+        return min(self.done)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every draw was made, and what comes at the end was written."""
+        return self.common == self.draws == self.folded
+
+
+class Damage(NamedTuple):
+    """A file that is not what the manifest says of it."""
+
+    part: str
+    bucket: int
+    file: str
+    problem: str
+
+
+class Manifest:
+    """manifest.jsonl read, and appended to by the one process that holds the run directory's lock.
+
+    A line is one event, on the disk before the next step is taken. A last line that was cut short does not count.
+    """
+
+    def __init__(self, folder: Path):
+        """Read it; InputError where `folder` is no run directory, or a line that is not the last cannot be read."""
+        self.folder, self.path = folder, folder / FILE
+        self.parts: dict[str, Part] = {}
+        self.attrs: dict[str, Any] = {}
+        try:
+            content = self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError("run", str(folder), f"is no run directory: it has no {FILE}") from error
+        self.length = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[: self.length].splitlines(), start=1):
+            try:
+                self._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise InputError("run", str(self.path), f"line {number} cannot be read ({error!r})") from error
+        if not self.parts:
+            raise InputError("run", str(self.path), "is empty: nothing was committed, start the run anew")
+
+    @staticmethod
+    def begin(folder: Path, events: Iterable[Mapping[str, Any]]) -> None:
+        """Write the first lines."""
+        (folder / FILE).write_bytes(b"".join(_line(event) for event in events))
+
+    def append(self, event: str, **content: Any) -> None:
+        """Commit one event."""
+        line = _line({"event": event, **content})
+        with self.path.open("r+b") as file:
+            file.truncate(self.length)
+            file.seek(self.length)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.length += len(line)
+        self._apply(json.loads(line))
+
+    def _apply(self, line: dict[str, Any]) -> None:
+        event = line.pop("event")
+        if event == "attrs":
+            self.attrs = line["attrs"]
+            return
+        name = line.pop("part")
+        if event == "create":
+            files = line.pop("files")
+            self.parts[name] = Part(done=[0] * line.pop("buckets"), **line)
+            self._note(name, SHARED, files)
+            return
+        part = self.parts[name]
+        if event == "chunk":
+            bucket = line["bucket"]
+            if line["first"] > part.done[bucket]:
+                raise ValueError(f"draws {part.done[bucket]} to {line['first']} of bucket {bucket} come later")
+            part.done[bucket] = max(part.done[bucket], line["stop"])
+            part.broken[bucket] = line["broken"]
+            self._note(name, bucket, line["files"])
+        elif event == "restart":
+            part.done[line["bucket"]] = part.folded = 0
+            part.broken.pop(line["bucket"], None)
+            part.files.pop(line["bucket"], None)
+        elif event == "extend":
+            part.draws, part.folded = line["draws"], 0
+            for files in part.files.values():
+                files.update(dict.fromkeys(files.keys() & set(line["rewritten"])))
+        elif event == "add":
+            part.added.append(line["variables"])
+        elif event == "files":
+            part.folded = line.get("folded", part.folded)
+            self._note(name, SHARED, line["files"])
+        else:
+            raise ValueError(f"unknown event {event!r}")
+
+    def _note(self, part: str, bucket: int, files: Mapping[str, list]) -> None:
+        known = self.parts[part].files.setdefault(bucket, {})
+        known.update({name: (size, digest) for name, (size, digest) in files.items()})
+
+    def damage(self, verify: bool, part: str | None = None, bucket: int | None = None) -> Iterator[Damage]:
+        """Files that are missing or have another size or, with `verify`, another content."""
+        for name, state in self.parts.items():
+            for number, files in state.files.items():
+                if part in (None, name) and bucket in (None, number):
+                    for file, record in files.items():
+                        problem = _problem(self.folder / file, record, verify)
+                        if problem is not None:
+                            yield Damage(name, number, file, problem)
+
+    def health(self) -> dict[str, Any]:
+        """By part: draws committed in every bucket and planned, chains (ladders), how many broke, and each by name."""
+        return {name: _health(name, state) for name, state in self.parts.items()}
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _problem(path: Path, record: Record, verify: bool) -> str | None:
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if verify else b""
+    except FileNotFoundError:
+        return "is missing"
+    if record is None:
+        return None if not verify or _decodes(content) else "was altered"
+    if size != record[0]:
+        return f"has {size} bytes instead of {record[0]}"
+    return "was altered" if verify and checksum(content) != record[1] else None
+
+
+def _decodes(content: bytes) -> bool:
+    try:
+        Zstd().decode(content)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _health(name: str, part: Part) -> dict[str, Any]:
+    entries = [entry for bucket in sorted(part.broken) for entry in part.broken[bucket]]
+    named = [
+        {"cell": part.labels[cell], "chain": chain, "draw": draw, "reason": Status(status).sentence}
+        for cell, chain, draw, status in entries
+        if status != Status.BROKEN_RUNG
+    ]
+    for one in named:
+        one["sentence"] = f"{name}: {one['cell']}, chain {one['chain']} broke at draw {one['draw']}: {one['reason']}"
+    lost = {(part.ladder[cell], chain) for cell, chain, _, _ in entries}
+    return {
+        "draws": part.common,
+        "planned": part.draws,
+        "chains": part.chains,
+        "broken": len(lost),
+        "broken_chains": named,
+    }
+
+
+def lock(folder: Path) -> None:
+    """Claim a run directory for this process; InputError where another one has it. A dead process loses its claim."""
+    path, mine = folder / LOCK, folder / f"{LOCK}.{uuid.uuid4().hex[:8]}"
+    mine.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}))
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(mine)  # appears with its content, or fails
+            return
+        with path.open() as held:
+            fcntl.flock(
+                held, fcntl.LOCK_EX
+            )  # of two that find the same dead owner, the second reads what the first left
+            owner = json.loads(path.read_text())
+            if owner["host"] != socket.gethostname() or owner["started"] == _started(owner["pid"]):
+                cure = f"is in use by process {owner['pid']} on {owner['host']}: wait for it, or if it is gone delete "
+                raise InputError("run", str(folder), cure + f"the file {LOCK}")
+            LOG.warning("%s: process %s, which held it, is gone: going on from its last save", folder, owner["pid"])
+            mine.replace(path)
+    except FileNotFoundError as error:
+        raise InputError("run", str(folder), "was given back or removed this moment: try again") from error
+    finally:
+        mine.unlink(missing_ok=True)
+
+
+def unlock(folder: Path) -> None:
+    """Give a run directory back."""
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine started, so that a number given out again is told apart; None if there is none."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {after_name[19]}"
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return shown.stdout.strip() or None

@@ -1,0 +1,378 @@
+"""A run directory being written, in such an order that a kill at any moment loses nothing that was committed.
+
+A chunk's arrays go first, each file replaced atomically; then a line of the manifest; then the checkpoint. What follows
+the last checkpoint is computed again, bitwise the same.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+import zarr
+from numcodecs import Zstd
+from zarr.codecs import ZstdCodec
+
+from slt.engine import Chunk, Restore, Trace
+from slt.layout import Block, Layout
+from slt.manifest import SHARED, Manifest, checksum, lock, replace, unlock
+from slt.program import Carry, kept
+from slt.typing import InputError
+
+LOG = logging.getLogger("slt.store")
+DATA, CONFIG, CHECKPOINTS = "data.zarr", "config.yaml", "checkpoints"
+LEVEL = 1  # a flipped bit of zstd with its checksum fails to decode, whoever reads the store
+
+
+class Store:
+    """The one writer of a run directory. Get it from `create` or `open`, and `close` it (or use it in a `with`)."""
+
+    def __init__(self, path: Path, parts: Mapping[str, Layout]):
+        self.path, self.layouts, self.manifest = path, dict(parts), Manifest(path)
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], parts: Mapping[str, Layout], config_text: str, attrs: Mapping[str, Any]
+    ) -> "Store":
+        """A new run directory: it appears as a whole or not at all. attrs: of the dataset's root, JSON-able.
+
+        InputError where `path` holds anything already, or cannot be written.
+        """
+        path = Path(path)
+        fresh = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError("out", str(path), "exists, and is never overwritten: give another directory")
+            fresh.mkdir(parents=True)
+            lock(fresh)
+            replace(fresh / CONFIG, config_text.encode())
+            files = _skeleton(fresh, parts, {}, attrs)
+            created = [{"event": "create", "part": name, "files": files[name], **_facts(parts[name])} for name in parts]
+            Manifest.begin(fresh, [{"event": "attrs", "attrs": dict(attrs)}, *created])
+            fresh.rename(path)
+        except OSError as error:
+            raise InputError("out", str(path), f"cannot be written: {error.strerror}") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        return cls(path, parts)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        parts: Mapping[str, Layout],
+        *,
+        config_text: str | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> "Store":
+        """A run directory to go on with: lengthened where `parts` ask for more draws, coordinates mended where damaged.
+
+        To extend a run give the new config_text and attrs as well: config.yaml changes first, so that whoever opens the
+        run again by its own config ends what a kill cut short. InputError: no run directory, in use, other parts,
+        fewer draws than before.
+        """
+        path = Path(path)
+        Manifest(path)
+        lock(path)
+        try:
+            store = cls(path, parts)
+            store._match()
+            if config_text is not None:
+                replace(path / CONFIG, config_text.encode())
+            if attrs is not None:
+                store.manifest.append("attrs", attrs=dict(attrs))
+            for name, layout in parts.items():
+                store.resize(name, layout.draws)
+            shared = [files.values() for part in store.manifest.parts.values() for files in (part.files[SHARED],)]
+            halfway = any(record is None for records in shared for record in records)
+            if attrs is not None or halfway or not readable(path) or any(store.manifest.damage(True, None, SHARED)):
+                store._install()
+        except BaseException:
+            unlock(path)
+            raise
+        return store
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the run directory back."""
+        unlock(self.path)
+
+    def _match(self) -> None:
+        if self.layouts.keys() != self.manifest.parts.keys():
+            raise InputError("parts", list(self.layouts), f"the run has {list(self.manifest.parts)}")
+        for name, layout in self.layouts.items():
+            state, facts = self.manifest.parts[name], _facts(layout)
+            for key, value in state.shape.items():
+                if facts["shape"][key] != value:
+                    cure = f"the run has {value!r}: only draws can change"
+                    raise InputError(f"{name}: {key}", facts["shape"][key], cure)
+            if facts["labels"] != state.labels:
+                raise InputError(f"{name}: grid", "other cells", "than the run has: only draws can change")
+            if layout.draws < state.draws:
+                raise InputError("schedule.draws", layout.draws, f"the run has {state.draws}: it can only grow")
+
+    def resize(self, part: str, draws: int) -> None:
+        """Make room for more draws; what is there stays. Nothing to do where there is room already."""
+        state, layout = self.manifest.parts[part], self.layouts[part].resized(self.manifest.parts[part].draws)
+        self.layouts[part] = layout.resized(draws)
+        if draws <= state.draws:
+            return
+        growing = tuple(f"{DATA}/{part}/{name}/c/" for name in layout.growing)
+        rewritten = [file for file in state.files[SHARED] if file.startswith(growing)]
+        for variable in layout.traces:
+            axis, every = layout.along(variable)
+            number, start = divmod(kept(layout.draws, every), layout.chunk // every)
+            if start:  # the last file of every variable is not full: more draws will be written into it
+                prefix, at = f"{DATA}/{part}/{variable.name}/c/", axis
+                files = [file for bucket in range(layout.buckets) for file in state.files.get(bucket, {})]
+                mine = [file for file in files if file.startswith(prefix)]
+                rewritten += [file for file in mine if file.removeprefix(prefix).split("/")[at] == str(number)]
+        self.manifest.append("extend", part=part, draws=draws, rewritten=rewritten)
+        self._install()
+
+    def _install(self) -> None:
+        """Make metadata and coordinates anew and move them into place, last the root's, which tells readers all."""
+        work = self.path / ".skeleton"
+        shutil.rmtree(work, ignore_errors=True)
+        added = {name: part.added for name, part in self.manifest.parts.items()}
+        files = _skeleton(work, self.layouts, added, self.manifest.attrs)
+        made = [file.relative_to(work) for file in work.rglob("*") if file.is_file()]
+        for file in sorted(made, key=lambda file: (len(file.parts) == 2, file)):
+            (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+            (work / file).replace(self.path / file)
+        for name in self.layouts:
+            self.manifest.append("files", part=name, files=files[name])
+        shutil.rmtree(work)
+
+    def write(self, part: str, chunk: Chunk) -> None:
+        """Commit a chunk: its arrays, a line of the manifest, its checkpoint. Doing it again changes nothing."""
+        layout = self.layouts[part]
+        files = dict(self._put(part, layout, block) for block in layout.blocks(chunk))
+        committed = {"bucket": chunk.bucket, "first": chunk.first, "stop": chunk.stop}
+        self.manifest.append("chunk", part=part, **committed, broken=layout.broken(chunk), files=files)
+        self._checkpoint(self._checkpoints(part, chunk.bucket), chunk)
+
+    def _put(self, part: str, layout: Layout, block: Block) -> tuple[str, list]:
+        """Write one stored chunk of an array; (file, [bytes, checksum])."""
+        variable, shape = block.variable, layout.chunks(block.variable)
+        file = "/".join([DATA, part, variable.name, "c", *map(str, block.number)])
+        path = self.path / file
+        whole = np.full(shape, variable.fill, variable.dtype)
+        if block.start:
+            before = Zstd().decode(path.read_bytes())
+            whole = np.frombuffer(before, variable.dtype).reshape(shape).copy()
+        begin = [block.start if axis == block.axis else 0 for axis in range(len(shape))]
+        whole[tuple(slice(b, b + size) for b, size in zip(begin, block.data.shape, strict=True))] = block.data
+        content = Zstd(LEVEL, checksum=True).encode(whole)
+        try:
+            replace(path, content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True)
+            replace(path, content)
+        return file, [len(content), checksum(content)]
+
+    def _checkpoints(self, part: str, bucket: int) -> Path:
+        return self.path / CHECKPOINTS / part / str(bucket)
+
+    def _checkpoint(self, folder: Path, chunk: Chunk) -> None:
+        import orbax.checkpoint as ocp  # takes two seconds
+
+        older = _steps(folder)
+        item = ocp.args.PyTreeSave({"carry": _packed(chunk.carry)})
+        self._checkpointer.save((folder / str(chunk.stop)).absolute(), args=item, force=True)
+        for step in older:
+            if step != chunk.stop:
+                shutil.rmtree(folder / str(step))
+
+    @functools.cached_property
+    def _checkpointer(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+    def restore(self, part: str) -> Restore:
+        """What gives the engine each bucket's carry; a bucket with a damaged file is computed anew from its start."""
+        return functools.partial(self._restored, part)
+
+    def _restored(self, part: str, bucket: int, like: Carry) -> tuple[Carry, int] | None:
+        done, folder = self.manifest.parts[part].done[bucket], self._checkpoints(part, bucket)
+        damaged = next(self.manifest.damage(True, part, bucket), None)
+        if damaged is not None:
+            LOG.warning("%s %s: computing its bucket again from the first draw", damaged.file, damaged.problem)
+        for step in sorted(_steps(folder), reverse=True):
+            if damaged is None and step <= done:
+                try:
+                    return _unpacked(self._read(folder / str(step)), like, folder), step
+                except (ValueError, KeyError, OSError) as error:
+                    if isinstance(error, InputError):
+                        raise
+                    LOG.warning("checkpoint %s cannot be read (%s)", folder / str(step), error)
+        if done:
+            self.manifest.append("restart", part=part, bucket=bucket)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def _read(self, path: Path) -> np.ndarray:
+        import orbax.checkpoint as ocp
+
+        wanted = ocp.args.PyTreeRestore(restore_args={"carry": ocp.RestoreArgs(restore_type=np.ndarray)})
+        return self._checkpointer.restore(path.absolute(), args=wanted)["carry"]
+
+    def finish(self, part: str, trace: Trace) -> None:
+        """Commit what is known at the end of a part: the folds, the offsets and how every chain stands."""
+        layout, state = self.layouts[part], self.manifest.parts[part]
+        if state.common < layout.draws:
+            raise InputError(
+                "schedule.draws", layout.draws, f"only {state.common} draws were committed: resume the run"
+            )
+        files = dict(self._put(part, layout, block) for block in layout.ended(trace))
+        self.manifest.append("files", part=part, folded=layout.draws, files=files)
+
+    def add(self, part: str, variables: xr.Dataset) -> None:
+        """Add small arrays to a part, such as baselines of each cell's loss; they may have dims of their own."""
+        self.manifest.append("add", part=part, variables=_plain(variables))
+        self._install()
+
+    def health(self) -> dict[str, Any]:
+        """See Manifest.health."""
+        return self.manifest.health()
+
+
+def readable(path: Path) -> bool:
+    """Whether the metadata of a run directory's data can be read."""
+    try:
+        return zarr.open_group(path / DATA, mode="r").metadata.consolidated_metadata is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _facts(layout: Layout) -> dict[str, Any]:
+    """What the manifest keeps of a layout; `shape` must agree for a run to go on."""
+    return {
+        "shape": {
+            "schedule.chunk": layout.chunk,
+            "schedule.chains": layout.sizes["chain"],
+            "schedule.burn_in": layout.burn_in,
+            "thinning": layout.thinning,
+            "schedule.thin": layout.attrs["thin"],
+            "variables": [variable.name for variable in layout.variables],
+        },
+        "buckets": layout.buckets,
+        "draws": layout.draws,
+        "chains": layout.chains,
+        "labels": list(layout.axes.labels),
+        "ladder": (layout.axes.rung // layout.axes.rungs).tolist(),
+    }
+
+
+def _skeleton(
+    folder: Path, parts: Mapping[str, Layout], added: Mapping[str, list[dict[str, Any]]], attrs: Mapping[str, Any]
+) -> dict[str, dict[str, list]]:
+    """Write all metadata and coordinates under `folder`; by part, {file: [bytes, checksum]} of the coordinates."""
+    codec = ZstdCodec(level=LEVEL, checksum=True)
+    root = zarr.create_group(folder / DATA, attributes=dict(attrs), zarr_format=3)
+    for name, layout in parts.items():
+        coords = layout.coords | layout.growing
+        more = [_labelled(variables) for variables in added.get(name, [])]
+        data = xr.merge([xr.Dataset(coords=coords, attrs=layout.attrs), *more], join="exact", combine_attrs="override")
+        chunked = {key: {"chunks": (layout.chunk // layout.thinning[c.dims[0]],)} for key, c in layout.growing.items()}
+        encoding = {key: {"compressors": [codec]} | chunked.get(key, {}) for key in map(str, data.variables)}
+        data.to_zarr(folder / DATA, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
+        for variable in layout.variables:
+            root.create_array(
+                f"{name}/{variable.name}",
+                shape=layout.shape(variable),
+                chunks=layout.chunks(variable),
+                dtype=variable.dtype,
+                compressors=codec,
+                fill_value=variable.fill,
+                dimension_names=variable.dims,
+                attributes=variable.attrs,
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # consolidated metadata are an extension of the format: one file tells it all
+        zarr.consolidate_metadata(root.store)
+    return {name: _stored(folder, folder / DATA / name) for name in parts}
+
+
+def _stored(folder: Path, group: Path) -> dict[str, list]:
+    files = [file for file in sorted(group.rglob("*")) if file.is_file() and file.name != "zarr.json"]
+    contents = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+    return {name: [len(content), checksum(content)] for name, content in contents.items()}
+
+
+def _plain(variables: xr.Dataset) -> dict[str, Any]:
+    """A small dataset as JSON, NaN as null."""
+
+    def one(name: str) -> dict[str, Any]:
+        array = variables[name]
+        floats, values = array.dtype.kind == "f", array.values.astype(object)
+        if floats:
+            values[~np.isfinite(array.values)] = None
+        plain = {"dims": list(array.dims), "values": values.tolist(), "attrs": dict(array.attrs)}
+        return plain | {"dtype": "float64" if floats else "", "coord": name in variables.coords}
+
+    return {str(name): one(str(name)) for name in variables.variables}
+
+
+def _labelled(variables: Mapping[str, Any]) -> xr.Dataset:
+    arrays = {
+        name: (one["dims"], np.array(one["values"], one["dtype"] or None), one["attrs"])
+        for name, one in variables.items()
+    }
+    coords = {name: array for name, array in arrays.items() if variables[name]["coord"]}
+    return xr.Dataset({name: array for name, array in arrays.items() if name not in coords}, coords)
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _signature(tree: Any) -> bytes:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    shown = [(jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype)) for path, leaf in leaves]
+    return hashlib.sha256(repr(shown).encode()).digest()
+
+
+def _packed(carry: Carry) -> np.ndarray:
+    """A carry as one array of bytes, two checksums first: Orbax takes a third of the time of many small leaves."""
+    leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(carry)]
+    content = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
+    return np.frombuffer(_signature(carry) + hashlib.sha256(content).digest() + content, np.uint8)
+
+
+def _unpacked(packed: np.ndarray, like: Carry, folder: Path) -> Carry:
+    """The carry again; InputError where it is that of another program, ValueError where its bytes were altered."""
+    content = packed.tobytes()
+    if content[:32] != _signature(like):
+        cure = "was saved by another sampler, model or version of slt; delete it to compute its draws again"
+        raise InputError("checkpoint", str(folder), cure)
+    if content[32:64] != hashlib.sha256(content[64:]).digest():
+        raise ValueError("it was altered")
+    leaves, at = [], 64
+    for leaf in jax.tree.leaves(like):
+        plain = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        size = plain.size * plain.dtype.itemsize
+        array = np.frombuffer(content[at : at + size], plain.dtype).reshape(plain.shape)
+        leaves.append(jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(leaf) else jnp.asarray(array))
+        at += size
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
