@@ -120,7 +120,10 @@ class ReplicaExchange(Sampler):
             raise InputError(
                 "sampler.between", self.between, "extra n have no gradient at the centre: no control variate"
             )
-        self.inner.check()
+        try:
+            self.inner.check()
+        except InputError as error:
+            raise InputError(error.field.replace("sampler.", "sampler.inner.", 1), error.value, error.cure) from error
 
     def ladder(
         self, values: Sequence[float] | np.ndarray

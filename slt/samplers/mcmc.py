@@ -92,7 +92,8 @@ class Adjusted(Sampler):
     def __call__(self, posterior: Posterior) -> Algorithm:
         log_density = posterior.log_density
         kernel = self.kernel(log_density, search=False)
-        begin, update, _ = dual_averaging_adaptation(self.target)
+        target: Any = jnp.asarray(self.target, posterior.beta.dtype)
+        begin, update, _ = dual_averaging_adaptation(target)
         search: Any = find_reasonable_step_size  # annotated for Python floats
 
         def init(position: Position, key: Key) -> TunedState:
@@ -184,7 +185,8 @@ class MALA(Adjusted):
 
 def _jittered(key: Key, step: Scalar, jitter: Any) -> tuple[Key, Scalar]:
     key, jitter_key = jax.random.split(key)
-    return key, step * (1 + jitter * jax.random.uniform(jitter_key, (), step.dtype, -1, 1))
+    spread = jnp.asarray(jitter, step.dtype) * jax.random.uniform(jitter_key, (), step.dtype, -1, 1)
+    return key, step * (1 + spread)
 
 
 @sampler
