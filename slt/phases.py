@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -46,10 +47,17 @@ class Phases:
         return self.names.index(name)
 
 
-def by_threshold(names: tuple[str, str], statistic: Callable[[Params], object], threshold: float, rule: str) -> Phases:
+@dataclass(frozen=True)
+class Threshold:
+    """Label 0 where statistic(params) < threshold, 1 elsewhere; equal by value, so that it recompiles nothing."""
+
+    statistic: Callable[[Params], Any]
+    threshold: float
+
+    def __call__(self, params: Params) -> Integer:
+        return jnp.asarray(self.statistic(params) >= self.threshold, jnp.int32)
+
+
+def by_threshold(names: tuple[str, str], statistic: Callable[[Params], Any], threshold: float, rule: str) -> Phases:
     """Two phases: names[0] where statistic(params) < threshold, names[1] elsewhere."""
-
-    def label(params: Params) -> Integer:
-        return jnp.asarray(statistic(params) >= threshold, jnp.int32)  # pyright: ignore[reportOperatorIssue]
-
-    return Phases(names, label, rule)
+    return Phases(names, Threshold(statistic, threshold), rule)
