@@ -33,23 +33,31 @@ def configs() -> list[Item]:
 def options() -> dict[str, list[Item]]:
     """The ready components by group: options()["sampler"] has an item "sgld", chosen with sampler=sgld."""
     groups: dict[str, list[Item]] = {}
-    known = {item.target: item.summary for item in (*samplers(), *models())}
+    known = {short(item.target): item.summary for item in (*samplers(), *models())}
     for one in config.listed()[1]:
         group, _, name = one.name.rpartition("/")
         node = yaml.safe_load(one.path.read_text(encoding="utf-8"))
         target = str(node.get("_target_", "")) if isinstance(node, dict) else ""
-        groups.setdefault(group, []).append(Item(name, target, one.summary or known.get(target, "")))
+        groups.setdefault(group, []).append(Item(name, target, one.summary or known.get(short(target), "")))
     return groups
 
 
+def short(target: str) -> str:
+    """A `_target_` without its module: slt.samplers.SGLD and slt.samplers.sgld.SGLD are the same."""
+    package, _, name = target.rpartition(".")
+    return f"{'.'.join(package.split('.')[:2])}.{name}"
+
+
 def models() -> list[Item]:
-    """The built-in models: public functions of slt.models that make one (called make, or annotated so)."""
+    """The built-in models: `make` of each module of slt.models, and its other public functions that give a Model."""
     found = []
     for target, node, about in _defined("models"):
-        if isinstance(node, ast.FunctionDef):
-            returns = "" if node.returns is None else ast.unparse(node.returns)
-            if node.name == "make" or returns in ("Model", "Potential"):
-                found.append(Item(target, target, _first(node) or about))
+        name = target.rpartition(".")[2]
+        returns = ast.unparse(node.returns) if isinstance(node, ast.FunctionDef) and node.returns is not None else ""
+        if name == "make":
+            found.append(Item(target, target, about))
+        elif isinstance(node, ast.FunctionDef) and returns in ("Model", "Potential"):
+            found.append(Item(target, target, _first(node)))
     return found
 
 
@@ -73,9 +81,12 @@ def _defined(package: str) -> Iterator[tuple[str, ast.stmt, str]]:
     for path in _modules(Path(__file__).parent / package):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
-            name = getattr(node, "name", "_")
-            if not name.startswith("_"):
-                yield f"slt.{package}.{path.stem}.{name}", node, _first(tree)
+            names = [getattr(node, "name", None)]
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in names:
+                if name is not None and not name.startswith("_"):
+                    yield f"slt.{package}.{path.stem}.{name}", node, _first(tree)
 
 
 def _first(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:

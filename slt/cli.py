@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from slt import __version__
+from slt.theory import command as theory
 
 EXIT = """\
 exit codes: 0 done, 1 unexpected error, 2 bad input (nothing was written), 3 the run is incomplete, 130 interrupted
@@ -152,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     made["compare"].add_argument("other", metavar="B", help="another")
     for name in ("show", "compare"):
         made[name].add_argument("quantities", metavar="QUANTITY", nargs="*", help="names or patterns such as 'mass*'")
+    theory.add_parser(commands)
     return top
 
 
@@ -170,6 +172,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, see the module's docstring."""
     args = parse(sys.argv[1:] if argv is None else argv)
+    if args.command == "theory":  # answers without loading JAX
+        return theory.call(args)
     commands = importlib.import_module("slt.commands")
     try:
         return commands.call(args)

@@ -26,7 +26,7 @@ from slt.typing import InputError
 DONE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 CACHE = "SLT_CACHE"
 """Environment variable: "off" runs without the cache of compiled programs, anything else is the folder it lies in."""
-WIDE = 200  # columns where standard output is no terminal: lines for programs are not broken
+WIDE = 1000  # columns where standard output is no terminal: lines for programs are not broken
 
 
 def call(args: argparse.Namespace) -> int:
@@ -78,18 +78,22 @@ def _composed(args: argparse.Namespace) -> RunConfig:
 
 def _list(args: argparse.Namespace, messages: Console) -> int:
     out, options = _output(), catalogue.options()
-    ready = {item.target: f"{group}={item.name}" for group, items in options.items() for item in items}
+    ready = {catalogue.short(item.target): f"{group}={item.name}" for group in options for item in options[group]}
     sections: dict[str, list[tuple[str, str]]] = {
         "configs, to run with slt run NAME": [(item.name, item.summary) for item in catalogue.configs()],
         "experiments, which draw the figures": [(item.name, item.summary) for item in catalogue.experiments()],
         "models, as model: {_target_: NAME, ...}": [(item.name, item.summary) for item in catalogue.models()],
         "samplers, as sampler=NAME or sampler: {_target_: NAME, ...}": [
-            (ready.get(item.target, item.name), item.summary) for item in catalogue.samplers()
+            (ready.get(catalogue.short(item.target), item.name), item.summary) for item in catalogue.samplers()
         ],
     }
-    shown = {item.target for item in catalogue.samplers()}
+    shown = {catalogue.short(item.target) for item in catalogue.samplers()}
     for group, items in options.items():
-        rest = [(f"{group}={item.name}", item.summary or item.target) for item in items if item.target not in shown]
+        rest = [
+            (f"{group}={item.name}", item.summary or item.target)
+            for item in items
+            if catalogue.short(item.target) not in shown
+        ]
         if rest:
             sections[f"further {group}s"] = rest
     width = max(len(name) for lines in sections.values() for name, _ in lines)
@@ -120,16 +124,15 @@ def _check(args: argparse.Namespace, messages: Console) -> int:
     with messages.status("compiling and timing" if args.timed else "looking"):
         found = drivers.check(drivers.parts(made), timed=args.timed)
     out.print(config.dump(made), markup=False, soft_wrap=True)
-    shown = tables.table(
-        "sweep", "cells", "chains", "parameters", "draws", "steps", "cells a program", "traces", "sampling"
-    )
+    lines = []
     for one in found:
         cells = f"{one.cells} + {one.extra_rungs} rungs" if one.extra_rungs else str(one.cells)
         programs = ", ".join(f"{count} of n <= {padded}" if padded > 1 else str(count) for padded, count in one.buckets)
         took = "-" if one.seconds is None else duration(one.seconds)
         numbers = [str(number) for number in (one.chains, one.parameters, one.draws, one.steps)]
-        shown.add_row(one.part, cells, *numbers, programs, tables.memory(one.trace_bytes), took)
-    out.print(shown)
+        lines.append([one.part, cells, *numbers, programs, tables.memory(one.trace_bytes), took])
+    heads = ("sweep", "cells", "chains", "parameters", "draws", "steps", "cells a program", "traces", "sampling")
+    out.print(tables.table(heads, lines))
     out.print(f"digest {config.digest(made)[:16]}; slt run would write to {runs.default_place(made)}", markup=False)
     return DONE
 
@@ -141,13 +144,14 @@ def _show(args: argparse.Namespace, messages: Console) -> int:
         for name in names:
             out.print(tables.whole(name, run.quantities[name]))
         return DONE if run.complete else INCOMPLETE
-    made, summary = run.config, run.summary
-    out.print(f"[bold]{run.path}[/bold]  experiment {made.get('experiment')}, config {made.get('name')}, ", end="")
-    out.print(f"digest {run.data.attrs.get('digest', '')[:16]}" + _took(summary), markup=False)
+    name = "/".join(part for part in (run.config.get("experiment"), run.config.get("name")) if part)
+    digest = str(run.data.attrs.get("digest", ""))[:16]
+    out.print(f"{run.path}: {name}, digest {digest}{_took(run.summary)}", markup=False, soft_wrap=True, style="bold")
     if run.quantities:
         out.print(tables.overview(run.quantities, tables.main_names(run.quantities)))
         rest = [name for name in run.quantities if name not in tables.main_names(run.quantities)]
-        out.print(f"[dim]also: {_families(rest)}; slt show {run.path} 'rhat*' prints whole tables[/dim]")
+        also = f"also: {_families(rest)}; slt show {run.path} 'rhat*' prints whole tables"
+        out.print(also, markup=False, soft_wrap=True, style="dim")
     for part, health in run.health.items():
         done = f"{health['draws']} of {health['planned']} draws, {health['chains']} chains, {health['broken']} broken"
         out.print(f"{part}: {done}{_convergence(run.quantities, part, list(run.health))}", markup=False, soft_wrap=True)
@@ -194,10 +198,9 @@ def _compare(args: argparse.Namespace, messages: Console) -> int:
         for name in _named(both, args.quantities):
             out.print(tables.differences([row for row in found.rows if row.name == name]))
     else:
-        settings = tables.table("setting", str(first.path), str(second.path))
-        for path, a, b in found.config:
-            settings.add_row(path, str(a), str(b))
-        out.print(settings if found.config else "the configs are the same")
+        lines = [(path, str(a), str(b)) for path, a, b in found.config]
+        heads = ("setting", str(first.path), str(second.path))
+        out.print(tables.table(heads, lines) if lines else "the configs are the same")
         out.print(tables.beside([row for row in found.rows if row.name in tables.main_names(both)]))
     return DONE if first.complete and second.complete else INCOMPLETE
 
@@ -205,16 +208,16 @@ def _compare(args: argparse.Namespace, messages: Console) -> int:
 def _plot(args: argparse.Namespace, messages: Console) -> int:
     run = results.load(args.run)
     with messages.status("drawing"):
-        paths = draw(run, config.load(run.path, args.allow_import))
+        paths = draw(run, config.structured(run.config), config.allowed(args.allow_import))
     _output().print("\n".join(str(path) for path in paths if path.suffix == ".png"), markup=False, soft_wrap=True)
     return DONE if run.complete else INCOMPLETE
 
 
-def draw(run: Run, made: RunConfig) -> list[Path]:
+def draw(run: Run, made: RunConfig, allow_import: Sequence[str] | None = None) -> list[Path]:
     """Save the figures of a run, by its experiment's figures(run), else those that suit any run; their paths."""
     from slt import plots  # matplotlib is not needed for anything else
 
-    home = config.experiment(made)
+    home = config.experiment(made, allow_import)
     figures = plots.default_figures if home is None else home.figures
     return plots.save(figures(dataclasses.replace(run, config=made)), run.path / "figures")
 

@@ -203,11 +203,14 @@ def read(raw: Mapping[str, Any], *, allow_import: Sequence[str] | None = None) -
     return config
 
 
-def experiment(config: RunConfig) -> ModuleType | None:
-    """The module that draws this run's figures, slt.experiments.<experiment> or one's own; None without one."""
+def experiment(config: RunConfig, allow_import: Sequence[str] | None = None) -> ModuleType | None:
+    """The module that draws this run's figures, slt.experiments.<experiment> or one's own; None without one.
+
+    allow_import: the modules besides slt's that may be imported; default no limit.
+    """
     if config.experiment is None:
         return None
-    return nodes.module(_experiment(config.experiment, None), "experiment")
+    return nodes.module(_experiment(config.experiment, allow_import), "experiment")
 
 
 def _experiment(name: str, allow_import: Sequence[str] | None) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 from slt.typing import InputError
 
 SPECIAL = ("_target_", "_partial_", "_args_")
-# What a config from a stranger's run directory may not reach although it lies in slt: these read, write and import.
-CLOSED = ("slt.cli", "slt.config", "slt.drivers", "slt.nodes", "slt.plots", "slt.progress", "slt.report", "slt.results")
+# Where the components of slt are defined. The rest of it reads, writes and imports, and no config may call that.
+PARTS = ("model", "models", "samplers", "priors", "phases", "observables", "estimators", "theory", "experiments")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # Classes of these packages take plain numbers too; a class of any other is built by a _target_ node.
 _PLAIN = ("builtins", "typing", "collections", "jaxtyping", "jax", "jaxlib", "numpy", "enum")
@@ -113,30 +113,14 @@ def locate(target: object, path: str) -> Any:
     return found
 
 
-def is_slt(target: str) -> bool:
-    """Whether a name lies in slt, in the part of it that only computes."""
-    return target.split(".")[0] == "slt" and not any(target == name or target.startswith(f"{name}.") for name in CLOSED)
-
-
 def trust(node: Any, path: str = "", allow: Sequence[str] = ()) -> None:
-    """InputError where a config that came with a run directory would import anything but slt and `allow`.
-
-    Names are looked at first, without importing; then each of slt's must be defined in slt, not merely imported there.
-    """
-    named = list(targets(node, path))
-    for where, found in named:
+    """InputError where a config that came with a run directory would import anything but slt and `allow`."""
+    for where, found in targets(node, path):
         target = found["_target_"]
-        allowed = isinstance(target, str) and any(target == name or target.startswith(f"{name}.") for name in allow)
-        if not allowed and not (isinstance(target, str) and is_slt(target)):
+        named = isinstance(target, str)
+        if not named or not any(target == one or target.startswith(f"{one}.") for one in ("slt", *allow)):
             allow_it = f"if you trust it, say --allow-import with {str(target).split('.')[0]} or the folder it lies in"
             raise InputError(join(where, "_target_"), target, f"a run directory may import only slt; {allow_it}")
-    for where, found in named:
-        target = found["_target_"]
-        if is_slt(target):
-            thing = locate(target, where)
-            home = getattr(thing, "__module__", "") or ""
-            if not is_slt(home) or isinstance(thing, types.ModuleType):
-                raise InputError(join(where, "_target_"), target, "is not defined in slt: name it where it is defined")
 
 
 def check(node: Any, path: str) -> None:
@@ -190,6 +174,10 @@ def _bound(node: dict[str, Any], path: str) -> tuple[Callable[..., Any], list[An
     target = node["_target_"]
     if not callable(call):
         raise InputError(join(path, "_target_"), target, "cannot be called: name a class or a function")
+    home = getattr(call, "__module__", None) or ""
+    if target.split(".")[0] == "slt" and (*home.split("."), "", "")[:2] not in [("slt", part) for part in PARTS]:
+        # slt.x.os.system must not pass for slt's own, least of all in the run directory of a stranger.
+        raise InputError(join(path, "_target_"), target, f"is no component of slt: those are in its {', '.join(PARTS)}")
     args, partial = node.get("_args_", []), node.get("_partial_", False)
     if not isinstance(args, list | tuple) or not isinstance(partial, bool):
         wrong = "_args_" if isinstance(partial, bool) else "_partial_"

@@ -96,9 +96,7 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
     with store, watched as progress:
         seconds = drivers.sample(ready, store, progress)
         for one in ready:
-            found = _baselines(one, store.layouts[one.name])
-            if found is not None:
-                store.add(one.name, found)
+            store.add(one.name, _baselines(one, store.layouts[one.name]))
     run = results.load(store.path)
     quantities: dict[str, Any] = dict(analysis.summarise(run.data))
     home = config.experiment(made)
@@ -112,17 +110,18 @@ def _unwatched(part: Part, chunk: Chunk) -> None:
     """No one is told."""
 
 
-def _baselines(one: Part, layout: Layout) -> xr.Dataset | None:
-    """The empirical minimum next to every known basin, as analysis wants it: baseline (grid..., basin), basin_phase."""
+def _baselines(one: Part, layout: Layout) -> xr.Dataset:
+    """The empirical minimum next to every known basin, as analysis wants it: baseline (grid..., basin), basin_phase.
+
+    Where no basin is known, next to the centre alone, of no phase.
+    """
     truth = one.job.model.truth()
-    if truth is None or not truth.basins:
-        return None
-    found = drivers.quench(one.job, {basin.name: basin.params for basin in truth.basins})
+    basins = () if truth is None else truth.basins
+    points = {basin.name: basin.params for basin in basins} or {"centre": one.job.centres[0]}
+    found = drivers.quench(one.job, points)
     grid, cells = layout.axes.grid, one.job.plan.grid
-    tables = [found[basin.name][0][:cells].reshape(*grid.values()) for basin in truth.basins]
+    tables = [found[name][0][:cells].reshape(*grid.values()) for name in points]
     about = {"long_name": "lowest L_n(w) - L_n(w_ref) next to a basin", "units": "nats per sample"}
-    coords = {
-        "basin": ("basin", [basin.name for basin in truth.basins]),
-        "basin_phase": ("basin", [basin.phase for basin in truth.basins]),
-    }
+    phases = [basin.phase for basin in basins] or [""]
+    coords = {"basin": ("basin", list(points)), "basin_phase": ("basin", phases)}
     return xr.Dataset({"baseline": ((*grid, "basin"), np.stack(tables, axis=-1), about)}, coords)

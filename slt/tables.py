@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from slt.results import Row
 
@@ -16,8 +17,9 @@ INTERNAL = ("rhat", "ess", "acceptance", "swap", "round_trips", "dwell")
 
 
 class Point(NamedTuple):
-    """One point of a quantity: its coordinates in words, value and standard error."""
+    """One point of a quantity: all its coordinates, those along axes of more than one value, value, standard error."""
 
+    all: dict[str, Any]
     where: dict[str, Any]
     value: float
     stderr: float
@@ -29,11 +31,12 @@ class Point(NamedTuple):
 def points(quantity: Any) -> list[Point]:
     """The points of a quantity (value, stderr, coords), last axis fastest."""
     value, stderr = (np.asarray(part, float) for part in (quantity.value, quantity.stderr))
-    places = itertools.product(*quantity.coords.values())
-    return [
-        Point(dict(zip(quantity.coords, at, strict=True)), float(v), float(s))
-        for at, v, s in zip(places, value.ravel(), stderr.ravel(), strict=True)
-    ]
+    varying = [name for name, axis in quantity.coords.items() if len(axis) > 1]
+    found = []
+    for at, v, s in zip(itertools.product(*quantity.coords.values()), value.ravel(), stderr.ravel(), strict=True):
+        everything = dict(zip(quantity.coords, at, strict=True))
+        found.append(Point(everything, {name: everything[name] for name in varying}, float(v), float(s)))
+    return found
 
 
 def place(where: Mapping[str, Any]) -> str:
@@ -65,11 +68,13 @@ def memory(count: float) -> str:
     return f"{count / 1024**power:.{0 if power == 0 else 1}f} {units[power]}"
 
 
-def table(*columns: str) -> Table:
-    """An empty table without lines, as wide as its contents."""
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table without lines; brackets in names stand for themselves."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(Text(column), overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
     return made
 
 
@@ -85,50 +90,48 @@ def main_names(names: Iterable[str]) -> list[str]:
 
 
 def overview(quantities: Mapping[str, Any], names: Iterable[str]) -> Table:
-    """A line for each quantity: its axes, and its first, middle and last value with errors."""
-    made = table("quantity", "axes", "first", "middle", "last")
+    """A line for each quantity that has a value: its axes, and its first, middle and last value with errors."""
+    lines = []
     for name in names:
         quantity = quantities[name]
         known = [point for point in points(quantity) if math.isfinite(point.value)]
         axes = ", ".join(f"{axis}: {len(values)}" for axis, values in quantity.coords.items())
         picks = known if len(known) < 3 else [known[0], known[len(known) // 2], known[-1]]
-        made.add_row(name, axes, *(str(point) for point in picks) if picks else ("-",))
-    return made
+        if picks:
+            lines.append([name, axes, *map(str, picks)])
+    return table(("quantity", "axes", "first", "middle", "last"), lines)
 
 
 def whole(name: str, quantity: Any) -> Table:
     """Every point of a quantity."""
-    made = table(*quantity.coords, name)
-    for point in points(quantity):
-        made.add_row(*map(label, point.where.values()), estimate(point.value, point.stderr))
-    return made
+    lines = [(*map(label, p.all.values()), estimate(p.value, p.stderr)) for p in points(quantity)]
+    return table((*quantity.coords, name), lines)
 
 
 def beside(rows: Iterable[Row]) -> Table:
     """A line for each quantity of two runs: how many numbers they share, and the one in which they differ most."""
-    made = table("quantity", "shared", "|z| > 2", "largest |z|", "at", "first run", "second run")
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.name, []).append(row)
+    lines = []
     for name, mine in groups.items():
         shared = [row for row in mine if math.isfinite(row.a) and math.isfinite(row.b)]
         known = [row for row in shared if math.isfinite(row.z)]
-        if not shared:
-            made.add_row(name, "0")
-            continue
-        top = max(known, key=lambda row: abs(row.z)) if known else shared[0]
-        far = [str(sum(abs(row.z) > 2 for row in known)), f"{abs(top.z):.1f}"] if known else ["-", "-"]
-        made.add_row(name, str(len(shared)), *far, place(top.coords), *_both(top))
-    return made
+        far = [str(sum(abs(row.z) > 2 for row in known))] if known else ["-"]
+        top = [max(known, key=lambda row: abs(row.z))] if known else shared[:1]
+        lines.append([name, str(len(shared)), *far, *(cell for row in top for cell in (_z(row), *_both(row)))])
+    return table(("quantity", "shared", "|z| > 2", "largest |z|", "at", "first run", "second run"), lines)
 
 
 def differences(rows: Sequence[Row]) -> Table:
     """Every number of one quantity of two runs, with z = (a - b) / sqrt(stderr_a^2 + stderr_b^2)."""
-    made = table("quantity", "at", "first run", "second run", "z")
-    for row in rows:
-        made.add_row(row.name, place(row.coords), *_both(row), f"{row.z:.1f}" if math.isfinite(row.z) else "-")
-    return made
+    lines = [(row.name, *_both(row), _z(row)) for row in rows]
+    return table(("quantity", "at", "first run", "second run", "z"), lines)
 
 
-def _both(row: Row) -> tuple[str, str]:
-    return estimate(row.a, row.a_stderr), estimate(row.b, row.b_stderr)
+def _both(row: Row) -> tuple[str, str, str]:
+    return place(row.coords), estimate(row.a, row.a_stderr), estimate(row.b, row.b_stderr)
+
+
+def _z(row: Row) -> str:
+    return f"{row.z:.1f}" if math.isfinite(row.z) else "-"

@@ -1,14 +1,18 @@
 """The command line, as a person and as a program meet it."""
 
+import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from slt import catalogue, cli, tables
+from slt import catalogue, cli, config, results, tables
 from slt.nodes import locate
 from slt.results import Quantity
 
@@ -155,3 +159,162 @@ def test_numbers_as_a_person_reads_them() -> None:
     assert tables.chosen(["mass[6]", "mass[5+]", "llc"], ["mass[*"]) == ["mass[6]", "mass[5+]"]
     assert tables.chosen(["mass[6]", "mass[5+]", "llc"], ["mass[5+]", "ll?"]) == ["mass[5+]", "llc"]
     assert tables.main_names(["mass[6]", "wells.rhat[left]", "rhat", "wells.llc"]) == ["mass[6]", "wells.llc"]
+
+
+LONG = (
+    TINY,
+    "schedule.draws=320",
+    "schedule.chunk=8",
+    "parts.wells.schedule.draws=128",
+    "parts.wells.schedule.chunk=8",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    place = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(["run", *map(str, LONG), "--out", str(place), "--quiet"]) == 0
+    return place
+
+
+def test_a_run_leaves_its_results(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {"quantities", "health", "wall_s", "digest"} == set(summary)
+    assert np.shape(summary["quantities"]["loss"]["value"]) == (2, 2, 1)
+    assert summary["quantities"]["wells.occupancy[left]"]["coords"] == {"t": [1.0, 10.0]}
+    assert summary["digest"] == config.digest(config.load(finished, ["tiny_model"]))
+    assert list((finished / "figures").glob("*.png"))
+    assert not (finished / "lock").exists()
+    code, out, _ = call(capsys, "show", finished)
+    assert code == 0
+    assert "wells.occupancy[left]" in out
+    assert "main: 320 of 320 draws, 8 chains, 0 broken" in out
+    code, out, _ = call(capsys, "show", finished, "wells.occ*")
+    assert "wells.occupancy[right]" in out
+    assert "loss" not in out
+    code, _, err = call(capsys, "show", finished, "los")
+    assert code == 2
+    assert "nearest is 'loss'" in err
+
+
+def test_a_run_is_never_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    code, _, err = call(capsys, "run", *LONG, "--out", finished)
+    assert code == 2
+    assert "same digest" in err
+    assert f"slt resume {finished}" in err
+    code, _, err = call(capsys, "run", *LONG, "seed=1", "--out", finished)
+    assert code == 2
+    assert "never overwritten" in err
+    assert "same digest" not in err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_an_output_directory_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capsys, "run", TINY, "--out", tmp_path / "file" / "run")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def started(place: Path, cwd: Path) -> subprocess.Popen[str]:
+    """A run in a process of its own, once its first chunks are saved."""
+    command = [sys.executable, "-m", "slt.cli", "run", *map(str, LONG), "--out", str(place)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=cwd, env=environment, text=True, stderr=subprocess.PIPE)
+    manifest, deadline = place / "manifest.jsonl", time.monotonic() + 120
+    while not (manifest.exists() and manifest.read_text().count('"event":"chunk"') >= 3):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def same_data(first: Path, second: Path) -> bool:
+    """Whether all that two runs drew is the same, bit by bit."""
+    one, other = results.load(first).data, results.load(second).data
+    return all(one[name].to_dataset().equals(other[name].to_dataset()) for name in ("main", "wells"))
+
+
+def test_killed_and_resumed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = started(tmp_path / "run", tmp_path)
+    process.kill()
+    process.communicate()
+    code, out, _ = call(capsys, "show", tmp_path / "run")
+    assert code == 3
+    assert "slt resume" in out
+    code, _, err = call(capsys, "resume", tmp_path / "run")
+    assert code == 2
+    assert "--allow-import" in err
+    code, _, err = call(capsys, "resume", tmp_path / "run", "--allow-import", TINY.parent)
+    assert code == 0
+    assert "draw 8/128" not in err  # nothing is computed again but the chunk in flight
+    assert same_data(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_stopped_after_its_chunk(how: signal.Signals, code: int, finished: Path, tmp_path: Path) -> None:
+    process = started(tmp_path / "run", tmp_path)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "this chunk is finished and saved first" in err
+    line = next(line for line in err.splitlines() if "Go on with: " in line)
+    again = shlex.split(line.split("Go on with: ")[1])
+    assert cli.main([*again[1:], "--quiet"]) == 0
+    assert same_data(tmp_path / "run", finished)
+
+
+def test_extended(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "run"
+    call(capsys, "run", TINY, "--out", place, "--quiet", "schedule.draws=160", *LONG[2:])
+    code, _, err = call(capsys, "extend", place, "schedule.draws=100", "--allow-import", TINY.parent)
+    assert code == 2
+    assert "above 160" in err
+    code, out, _ = call(capsys, "extend", place, "schedule.draws=320", "--allow-import", TINY.parent, "--quiet")
+    assert code == 0
+    assert same_data(place, finished)
+    code, out, _ = call(capsys, "compare", place, finished)
+    assert code == 0
+    assert "the configs are the same" in out
+
+
+def test_compare_names_what_differs(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "run", *LONG, "seed=1", "--out", tmp_path / "run", "--quiet")
+    code, out, _ = call(capsys, "compare", finished, tmp_path / "run")
+    assert code == 0
+    assert ["seed", "0", "1"] in [line.split() for line in out.splitlines()]
+    assert "largest |z|" in out
+
+
+def test_a_broken_chain_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "run"
+    breaking = ["model.fails_above=0.8", "grid.n=10", "grid.beta=1", "schedule.chains=8", "sampler.step_size=0.05"]
+    code, _, err = call(capsys, "run", TINY, *breaking, "~parts.wells", "--out", place)
+    assert code == 0
+    data = results.load(place).data["main"].to_dataset()
+    broken = np.flatnonzero(data["status"].values.ravel())
+    assert 0 < len(broken) < 8  # at least one breaks, at least one goes on to the end
+    code, out, _ = call(capsys, "show", place)
+    for chain in broken:
+        assert f"chain {chain} broke at draw" in out
+        assert f"chain {chain} broke at draw" in err or "more broken chains" in err
+    alive = np.flatnonzero(data["status"].values.ravel() == 0)
+    assert np.isfinite(data["delta"].values.reshape(8, -1)[alive]).all()
+
+
+def test_progress_is_plain_lines_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = call(capsys, "run", TINY, "--out", tmp_path / "run")
+    lines = [line for line in err.splitlines() if "draw " in line]
+    assert len(lines) == 12
+    assert all("draws/s" in line or "compiled" in line for line in lines)
+    assert "left: " in lines[0]  # phases and their counts
+    assert lines[-1].startswith("100%")
+
+
+def test_double_precision(tmp_path: Path) -> None:
+    slt("run", TINY, "--x64", "--out", "run", "--quiet", "schedule.draws=32", cwd=tmp_path)
+    data = results.load(tmp_path / "run").data
+    assert data["main"]["params.w"].dtype == np.float64
+    assert config.load(tmp_path / "run", ["tiny_model"]).x64
