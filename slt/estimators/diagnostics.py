@@ -5,7 +5,7 @@ names the chains that count in `ok` [..., chain], and a value that is not finite
 Everything is float64 numpy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -230,25 +230,29 @@ def within_phases(x: Any, labels: Any, count: int, ok: Any = None) -> PhaseDiagn
     with a bad one over phases says trapped, not broken. NaN as in `rhat`.
     """
     x, use = checked(x, ok)
-    inside = use[..., None, :, :] & members(labels, count, x.shape)
-    shape = inside.shape[:-2]
-    scores = np.zeros(inside.shape)
-    ratios = np.full(shape, np.nan)
+    labels = labelled(labels, count, x.shape)
+    parts = [_within(x, use & (labels == phase)) for phase in range(count)]
+    ratios, sizes, draws, chains = (np.stack(part, axis=-1) for part in zip(*parts, strict=True))
+    return PhaseDiagnostics(ratios, sizes, draws, chains, rhat(x, ok), ess(x, ok))
+
+
+def _within(x: Draws, inside: Use) -> tuple[Any, ...]:
+    """(R-hat, ESS, draws, chains) of the draws inside, each [...]."""
+    shape = x.shape[:-2]
+    scores, ratios = np.zeros(x.shape), np.full(shape, np.nan)
     for index in np.ndindex(shape):
         member = inside[index]
-        values = x[index[:-1]][member]
-        if values.size:
-            scores[index][member] = _normal_scores(values)
-        chains = [draws[kept] for draws, kept in zip(x[index[:-1]], member, strict=True) if kept.sum() >= 4]
+        if member.any():
+            scores[index][member] = _normal_scores(x[index][member])
+        chains = [draws[kept] for draws, kept in zip(x[index], member, strict=True) if kept.sum() >= 4]
         if len(chains) > 1:
             ratios[index] = _unequal_rhat(chains)
     effective = np.asarray(mean(scores, keep=inside).ess)
-    draws, chains = inside.sum((-2, -1)), (inside.sum(-1) >= 4).sum(-1)
-    return PhaseDiagnostics(ratios, effective, draws, chains, rhat(x, ok), ess(x, ok))
+    return ratios, effective, inside.sum((-2, -1)), (inside.sum(-1) >= 4).sum(-1)
 
 
-def members(labels: Any, count: int, shape: tuple[int, ...]) -> Bool[np.ndarray, "*batch phase chain draw"]:
-    """Which draws lie in each phase 0 .. count - 1, from integer `labels` of the given shape [..., chain, draw]."""
+def labelled(labels: Any, count: int, shape: tuple[int, ...]) -> Int[np.ndarray, "*batch chain draw"]:
+    """Phase labels as an array of integers of the given shape; InputError if they are not, or `count` is no count."""
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError("labels", labels.dtype, "give integers, -1 for no phase")
@@ -256,7 +260,14 @@ def members(labels: Any, count: int, shape: tuple[int, ...]) -> Bool[np.ndarray,
         raise InputError("labels", labels.shape, f"give one label a draw: shape {shape}")
     if count < 1:
         raise InputError("count", count, "give the number of phases, at least 1")
-    return labels[..., None, :, :] == np.arange(count)[:, None, None]
+    return labels
+
+
+def stacked(estimates: Iterable[Estimate]) -> Estimate:
+    """Estimates [...] of one phase after the other as one Estimate [..., phase]."""
+    return Estimate(
+        *(np.stack([np.asarray(each) for each in parts], axis=-1) for parts in zip(*estimates, strict=True))
+    )
 
 
 def _normal_scores(values: np.ndarray) -> np.ndarray:

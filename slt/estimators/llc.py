@@ -62,10 +62,12 @@ def llc_by_phase(
     lies in the phase.
     """
     delta, use = diagnostics.checked(delta, ok, field="delta")
-    keep = use[..., None, :, :] & diagnostics.members(labels, count, delta.shape)
-    scale = _number("nbeta", nbeta, delta.shape[:-2], 0.0)[..., None]
-    each = np.broadcast_to(delta[..., None, :, :], keep.shape)
-    return llc(each, scale, baseline, baseline_stderr, keep=keep)
+    shape = (*delta.shape[:-2], count)
+    labels = diagnostics.labelled(labels, count, delta.shape)
+    offset, noise = _number("baseline", baseline, shape), _number("baseline_stderr", baseline_stderr, shape, 0.0)
+    return diagnostics.stacked(
+        llc(delta, nbeta, offset[..., phase], noise[..., phase], keep=use & (labels == phase)) for phase in range(count)
+    )
 
 
 def heat_capacity(delta: Any, nbeta: Any, ok: Any = None, keep: Any = None) -> Estimate:

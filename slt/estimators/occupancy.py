@@ -30,29 +30,31 @@ def occupancy(labels: Any, count: int, ok: Any = None, independent: Any = None) 
     with 4.
     """
     use = diagnostics.checked(labels, ok, field="labels")[1]
-    inside = diagnostics.members(labels, count, use.shape)
-    kept = np.broadcast_to(use[..., None, :, :], inside.shape)
-    estimate = diagnostics.mean(inside, keep=kept)
-    draws, chains = kept.sum((-2, -1)), kept[..., 0].sum(-1)
-    held = inside & kept
-    entered = held[..., 0].sum(-1) + (held[..., 1:] & ~held[..., :-1]).sum((-2, -1))
-    missed = ~inside & kept
-    left = missed[..., 0].sum(-1) + (missed[..., 1:] & ~missed[..., :-1]).sum((-2, -1))
+    labels = diagnostics.labelled(labels, count, use.shape)
+    draws, chains = use.sum((-2, -1))[..., None], use[..., 0].sum(-1)
+    estimate = diagnostics.stacked(diagnostics.mean(labels == phase, keep=use) for phase in range(count))
+    visits = [(*_visits(use & (labels == phase)), *_visits(use & (labels != phase))) for phase in range(count)]
+    inside, entered, outside, left = (np.stack(part, axis=-1) for part in zip(*visits, strict=True))
     still = (entered == 0) | (left == 0)
 
-    spread = np.nan_to_num(np.asarray(estimate.ess, np.float64))
-    effective = np.where(still, 0.0, spread).max(-1)
-    effective = np.maximum(effective, chains[..., 0])
+    effective = np.where(still, 0.0, np.nan_to_num(np.asarray(estimate.ess, np.float64))).max(-1)
+    effective = np.maximum(effective, chains)
     if independent is not None:
         effective = np.broadcast_to(np.asarray(independent, np.float64), effective.shape)
         if not (effective >= 1).all():
             raise InputError("independent", independent, "give numbers of independent draws, at least 1")
-    shorter = np.minimum(held.sum((-2, -1)) / entered.clip(1), missed.sum((-2, -1)) / left.clip(1))
+    shorter = np.minimum(inside / entered.clip(1), outside / left.clip(1))
     with np.errstate(divide="ignore", invalid="ignore"):
         visit = np.where(draws == 0, np.nan, np.where(still, 1 / effective[..., None], 2 * shorter / draws))
         stderr = np.hypot(estimate.stderr, visit)
         ess = estimate.value * (1 - estimate.value) / np.square(stderr)
     return Estimate(estimate.value, stderr, np.where(still, np.nan, ess))
+
+
+def _visits(held: Bool[np.ndarray, "*batch chain draw"]) -> tuple[Any, Any]:
+    """(draws held, number of unbroken runs of them) over chains and draws."""
+    runs = held[..., 0].sum(-1) + (held[..., 1:] & ~held[..., :-1]).sum((-2, -1))
+    return held.sum((-2, -1)), runs
 
 
 class Dwell(NamedTuple):
@@ -73,8 +75,7 @@ def dwell(labels: Any, ok: Any = None, outside: bool = False) -> Dwell:
     nowhere, and return. `ok` bool [..., chain] names the chains that count.
     """
     use = diagnostics.checked(labels, ok, field="labels")[1]
-    labels = np.asarray(labels)
-    diagnostics.members(labels, 1, use.shape)
+    labels = diagnostics.labelled(labels, 1, use.shape)
     start = np.where(use[..., 0], labels[..., 0], -1)
     away = labels != labels[..., :1]
     if not outside:
