@@ -225,7 +225,7 @@ def uniform_log_prior(lower: float, upper: float, d: int) -> Callable[[Array], A
 
 def quantiles(potential: Callable[[Array], Array], lower: float, upper: float, t: float, uniform: Array) -> Array:
     """Draws in one dimension under a uniform prior by inversion: the points whose posterior CDF is `uniform`."""
-    grid = np.linspace(lower, upper, 200_001)
+    grid = np.linspace(lower, upper, 40_001)
     density = np.exp(-t * (potential(grid[:, None]) - potential(grid[:, None]).min()))
     cdf = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return np.interp(uniform, cdf / cdf[-1], grid)
