@@ -201,7 +201,7 @@ def quench(job: Job, points: Mapping[str, Params], *, steps: int = 300) -> dict[
         for bucket in job.plan.buckets:
             posteriors = job.posteriors(bucket)
             if job.plan.coupled is not None:
-                posteriors = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), posteriors)
+                posteriors = jax.tree.map(lambda leaf: jnp.concatenate(list(leaf)), posteriors)
             rows = np.array([i for row in bucket.rows for i in row])
             delta, params = _quench(posteriors, point, steps)
             deltas[rows] = np.asarray(delta, np.float64)

@@ -104,7 +104,7 @@ class Adjusted(Sampler):
             step = jnp.asarray(self.step_size, dtype)
             if self.tune:
                 probe = self.kernel(log_density, search=True)
-                found = search(key, lambda s: lambda k, state: probe(k, state, s, flat), inner, step, self.target)
+                found = search(key, lambda s: lambda k, state: probe(k, state, s, flat), inner, step, target)
                 step = jnp.clip(found, 1e-12, 1e12)  # a flat density would double it for ever
             metric = None
             if self.learns_metric:
@@ -219,7 +219,7 @@ class HMC(Adjusted):
             raise InputError("sampler.diagonal", True, "a metric is learned in burn-in: set sampler.tune")
 
     def extra(self, info: Any) -> dict[str, Array]:
-        return {"divergent": info.is_divergent}
+        return {"divergent": info.is_divergent.astype(jnp.int32)}
 
     def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
         one = blackjax.hmc.build_kernel()
@@ -259,7 +259,7 @@ class NUTS(Adjusted):
             raise InputError("sampler.diagonal", True, "a metric is learned in burn-in: set sampler.tune")
 
     def extra(self, info: Any) -> dict[str, Array]:
-        return {"divergent": info.is_divergent, "leapfrogs": info.num_integration_steps}
+        return {"divergent": info.is_divergent.astype(jnp.int32), "leapfrogs": info.num_integration_steps}
 
     def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
         if search:
@@ -299,17 +299,21 @@ class MCLMC(Adjusted):
         return super().__call__(posterior)
 
     def extra(self, info: Any) -> dict[str, Array]:
-        return {"divergent": info.is_divergent}
+        return {"divergent": info.is_divergent.astype(jnp.int32)}
 
     def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
         flow = integrators.isokinetic_mclachlan(log_density)
         leapfrogs = 1 if search else self.leapfrogs
 
+        def move(state: State, step: Scalar, length: Any, key: Key) -> tuple[State, Scalar]:
+            # With far too large a step the momentum can meet the gradient head on to the last bit; the change of kinetic
+            # energy comes out as -inf: accepted for certain, were it not turned into a refusal.
+            state, change = flow(state, step)
+            return state, jnp.where(jnp.isfinite(change), change, jnp.inf)
+
         def one(key: Key, state: State, step: Scalar, _: Float[Array, " d"]) -> tuple[State, Any]:
             # BlackJAX's own kernel draws refreshment noise twice a step even where it is never used
-            propose = adjusted_mclmc.adjusted_mclmc_proposal(
-                lambda at, size, length, noise_key: flow(at, size), step, jnp.inf, leapfrogs
-            )
+            propose = adjusted_mclmc.adjusted_mclmc_proposal(move, step, jnp.inf, leapfrogs)
             momentum_key, accept_key = jax.random.split(key)
             momentum = generate_unit_vector(momentum_key, state.position)
             begin = integrators.IntegratorState(state.position, momentum, state.logdensity, state.logdensity_grad)
