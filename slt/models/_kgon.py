@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float
 from slt.phases import Basin, Phases
 from slt.typing import InputError, Integer, Params, Scalar
 
-_UNROLLED = 8  # up to this many features the loss is written out entry by entry: vmapped chains then fill vectors
 _LARGEST = 9  # local minima, by the Hessian, up to here; beyond not looked into
 _SMALL = 0.1
 
@@ -60,26 +59,6 @@ def _moments(tau: Any, s: Any, b: Any, xp: Any = jnp) -> tuple[Any, Any, Any]:
 
 def loss_and_grad(w: Float[Array, " d"]) -> tuple[Scalar, Float[Array, " d"]]:
     """L(W, b) and its gradient in one pass; see `population_loss`."""
-    c = w.shape[0] // 3
-    if c > _UNROLLED:
-        return _loss_and_grad_arrays(w)
-    x, y, b = ([w[a * c + i] for i in range(c)] for a in range(3))
-    zero = jnp.zeros((), w.dtype)
-    total, by_b = zero, [zero] * c
-    by_gram = [[zero] * c for _ in range(c)]  # symmetrised
-    for i in range(c):
-        for j in range(i, c):
-            gram = x[i] * x[j] + y[i] * y[j]
-            for tau, k in ((1.0, i),) if i == j else ((0.0, i), (0.0, j)):
-                value, by_s, by_bias = _moments(tau, gram, b[k])
-                total, by_b[k] = total + value, by_b[k] + by_bias
-                by_gram[i][j] = by_gram[i][j] + (2 * by_s if i == j else by_s)
-            by_gram[j][i] = by_gram[i][j]
-    by_w = [[sum((m * v for m, v in zip(row, axis, strict=True)), start=zero) for row in by_gram] for axis in (x, y)]
-    return total / c, jnp.stack([*by_w[0], *by_w[1], *by_b]) / c
-
-
-def _loss_and_grad_arrays(w: Float[Array, " d"]) -> tuple[Scalar, Float[Array, " d"]]:
     weights, bias = split(w)
     c = bias.shape[0]
     gram = weights[0][:, None] * weights[0] + weights[1][:, None] * weights[1]
