@@ -91,11 +91,10 @@ class Store:
                 replace(path / CONFIG, config_text.encode())
             if attrs is not None:
                 store.manifest.append("attrs", attrs=dict(attrs))
-            for name, layout in parts.items():
-                store.resize(name, layout.draws)
-            shared = [files.values() for part in store.manifest.parts.values() for files in (part.files[SHARED],)]
-            halfway = any(record is None for records in shared for record in records)
-            if attrs is not None or halfway or not readable(path) or any(store.manifest.damage(True, None, SHARED)):
+            grown = [store._lengthen(name, layout.draws) for name, layout in parts.items()]
+            shared = [state.files[SHARED] for state in store.manifest.parts.values()]
+            halfway = any(record is None for files in shared for record in files.values())
+            if any(grown) or attrs is not None or halfway or not readable(path) or store._coordinates_damaged():
                 store._install()
         except BaseException:
             unlock(path)
@@ -127,23 +126,29 @@ class Store:
                 raise InputError("schedule.draws", layout.draws, f"the run has {state.draws}: it can only grow")
 
     def resize(self, part: str, draws: int) -> None:
-        """Make room for more draws; what is there stays. Nothing to do where there is room already."""
+        """Make room for more draws; what is there stays. Nothing happens where there is room already."""
+        if self._lengthen(part, draws):
+            self._install()
+
+    def _lengthen(self, part: str, draws: int) -> bool:
         state, layout = self.manifest.parts[part], self.layouts[part].resized(self.manifest.parts[part].draws)
         self.layouts[part] = layout.resized(draws)
         if draws <= state.draws:
-            return
-        growing = tuple(f"{DATA}/{part}/{name}/c/" for name in layout.growing)
-        rewritten = [file for file in state.files[SHARED] if file.startswith(growing)]
+            return False
+        rewritten = list(state.files[SHARED])
+        stored = [file for bucket in range(layout.buckets) for file in state.files.get(bucket, {})]
         for variable in layout.traces:
             axis, every = layout.along(variable)
             number, start = divmod(kept(layout.draws, every), layout.chunk // every)
+            prefix = f"{DATA}/{part}/{variable.name}/c/"
             if start:  # the last file of every variable is not full: more draws will be written into it
-                prefix, at = f"{DATA}/{part}/{variable.name}/c/", axis
-                files = [file for bucket in range(layout.buckets) for file in state.files.get(bucket, {})]
-                mine = [file for file in files if file.startswith(prefix)]
-                rewritten += [file for file in mine if file.removeprefix(prefix).split("/")[at] == str(number)]
+                mine = (file for file in stored if file.startswith(prefix))
+                rewritten += [file for file in mine if file.removeprefix(prefix).split("/")[axis] == str(number)]
         self.manifest.append("extend", part=part, draws=draws, rewritten=rewritten)
-        self._install()
+        return True
+
+    def _coordinates_damaged(self) -> bool:
+        return any(True for _ in self.manifest.damage(True, None, SHARED))
 
     def _install(self) -> None:
         """Make metadata and coordinates anew and move them into place, last the root's, which tells readers all."""
@@ -325,15 +330,15 @@ def _plain(variables: xr.Dataset) -> dict[str, Any]:
         if floats:
             values[~np.isfinite(array.values)] = None
         plain = {"dims": list(array.dims), "values": values.tolist(), "attrs": dict(array.attrs)}
-        return plain | {"dtype": "float64" if floats else "", "coord": name in variables.coords}
+        dtype = "float64" if floats else "object" if array.dtype.kind in "UTO" else array.dtype.str
+        return plain | {"dtype": dtype, "coord": name in variables.coords}
 
     return {str(name): one(str(name)) for name in variables.variables}
 
 
 def _labelled(variables: Mapping[str, Any]) -> xr.Dataset:
     arrays = {
-        name: (one["dims"], np.array(one["values"], one["dtype"] or None), one["attrs"])
-        for name, one in variables.items()
+        name: (one["dims"], np.array(one["values"], one["dtype"]), one["attrs"]) for name, one in variables.items()
     }
     coords = {name: array for name, array in arrays.items() if variables[name]["coord"]}
     return xr.Dataset({name: array for name, array in arrays.items() if name not in coords}, coords)
