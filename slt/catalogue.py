@@ -92,4 +92,4 @@ def _defined(package: str) -> Iterator[tuple[str, ast.stmt, str]]:
 def _first(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
     """The first sentence of a docstring's first paragraph, on one line."""
     text = (ast.get_docstring(node) or "").split("\n\n")[0]
-    return re.split(r"\. (?=[A-Z])", " ".join(text.split()))[0].rstrip(".:")
+    return re.split(r"(?<!\.)\. (?=[A-Z])", " ".join(text.split()))[0].rstrip(".:")

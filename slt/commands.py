@@ -19,7 +19,7 @@ from rich.console import Console
 from slt import catalogue, config, drivers, results, runs, tables
 from slt.config import RunConfig
 from slt.nodes import nearest
-from slt.progress import Reporter, Stopped, Stopping, duration
+from slt.progress import Reporter, Stopped, Stopping, duration, expected_seconds
 from slt.results import Run
 from slt.typing import InputError
 
@@ -122,13 +122,15 @@ def _doctor(args: argparse.Namespace, messages: Console) -> int:
 def _check(args: argparse.Namespace, messages: Console) -> int:
     made, out = _composed(args), _output()
     with messages.status("compiling and timing" if args.timed else "looking"):
-        found = drivers.check(drivers.parts(made), timed=args.timed)
+        parts = drivers.parts(made)
+        found = drivers.check(parts, timed=False)
+        seconds = expected_seconds(parts) if args.timed else {}
     out.print(config.dump(made), markup=False, soft_wrap=True)
     lines = []
     for one in found:
         cells = f"{one.cells} + {one.extra_rungs} rungs" if one.extra_rungs else str(one.cells)
         programs = ", ".join(f"{count} of n <= {padded}" if padded > 1 else str(count) for padded, count in one.buckets)
-        took = "-" if one.seconds is None else duration(one.seconds)
+        took = duration(seconds[one.part]) if one.part in seconds else "-"
         numbers = [str(number) for number in (one.chains, one.parameters, one.draws, one.steps)]
         lines.append([one.part, cells, *numbers, programs, tables.memory(one.trace_bytes), took])
     heads = ("sweep", "cells", "chains", "parameters", "draws", "steps", "cells a program", "traces", "sampling")

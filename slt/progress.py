@@ -3,10 +3,11 @@
 Progress is told by the host after each saved chunk: a bar where standard error is a terminal, a line a chunk elsewhere.
 """
 
+import itertools
 import os
 import signal
-import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from types import FrameType, TracebackType
@@ -162,6 +163,25 @@ class Reporter:
         return f"{duration(seconds)} left"
 
 
+def expected_seconds(parts: Sequence[Part], budget: float = 8.0) -> dict[str, float]:
+    """Seconds that sampling each part will take, by name: a draw of its largest program is timed, and of others while
+    `budget` seconds last; what is left is scaled by cells and samples. Nothing is kept.
+    """
+    began, timed = time.monotonic(), {}
+    by_size = [[(p, b) for b in sorted(_buckets(p), key=lambda b, p=p: -_cost(p, b))] for p in parts]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_size))
+    for number, (part, bucket) in enumerate(turn for turn in turns if turn is not None):
+        if number < len(parts) or time.monotonic() - began < budget:
+            timed[part.name, bucket] = part.job.time_draw(part.job.plan.buckets[bucket])
+    found = {}
+    for part in parts:
+        known = {b: timed[part.name, b] for b in _buckets(part) if (part.name, b) in timed}
+        pace = sum(known.values()) / sum(_cost(part, b) for b in known)
+        draw = sum(known.get(b, pace * _cost(part, b)) for b in _buckets(part))
+        found[part.name] = draw * part.job.schedule.draws
+    return found
+
+
 def _buckets(part: Part) -> range:
     return range(len(part.job.plan.buckets))
 
@@ -205,8 +225,3 @@ def _short(number: float) -> str:
         if number >= scale:
             return f"{number / scale:.3g}{letter}"
     return f"{number:.3g}"
-
-
-def stderr_console() -> Console:
-    """Where progress and messages go: standard error, so that standard output stays clean."""
-    return Console(file=sys.stderr)
