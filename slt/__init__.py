@@ -7,22 +7,93 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slt.adapters import from_linen, from_nnx
+    from slt.analysis import summarise
+    from slt.cells import Cell, grid
+    from slt.drivers import sweep
+    from slt.engine import prepare, run
+    from slt.model import Model, Truth, potential
+    from slt.observables import Observable, log_mean_exp, mean, trace
+    from slt.phases import Basin, Phases
+    from slt.plan import Schedule, Start
+    from slt.posterior import Posterior, Restriction
+    from slt.priors import Categorical, Flat, Gaussian, Normal, Uniform
+    from slt.programs import from_numpyro
+    from slt.results import compare, load
     from slt.typing import Estimate, InputError, Status
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Basin",
+    "Categorical",
+    "Cell",
     "Estimate",
+    "Flat",
+    "Gaussian",
     "InputError",
+    "Model",
+    "Normal",
+    "Observable",
+    "Phases",
+    "Posterior",
+    "Restriction",
+    "Schedule",
+    "Start",
     "Status",
+    "Truth",
+    "Uniform",
     "__version__",
+    "compare",
+    "from_linen",
+    "from_nnx",
+    "from_numpyro",
+    "grid",
+    "load",
+    "log_mean_exp",
+    "mean",
+    "potential",
+    "prepare",
+    "run",
+    "summarise",
+    "sweep",
+    "trace",
 ]
 
 # Public name -> the module of slt that defines it.
 _HOME = {
+    "Basin": "phases",
+    "Categorical": "priors",
+    "Cell": "cells",
     "Estimate": "typing",
+    "Flat": "priors",
+    "Gaussian": "priors",
     "InputError": "typing",
+    "Model": "model",
+    "Normal": "priors",
+    "Observable": "observables",
+    "Phases": "phases",
+    "Posterior": "posterior",
+    "Restriction": "posterior",
+    "Schedule": "plan",
+    "Start": "plan",
     "Status": "typing",
+    "Truth": "model",
+    "Uniform": "priors",
+    "compare": "results",
+    "from_linen": "adapters",
+    "from_nnx": "adapters",
+    "from_numpyro": "programs",
+    "grid": "cells",
+    "load": "results",
+    "log_mean_exp": "observables",
+    "mean": "observables",
+    "potential": "model",
+    "prepare": "engine",
+    "run": "engine",
+    "summarise": "analysis",
+    "sweep": "drivers",
+    "trace": "observables",
 }
 
 

@@ -38,8 +38,8 @@ def summarise_part(data: xr.Dataset) -> dict[str, Quantity]:
     """The quantities of one part.
 
     loss = E[L_n], llc = n beta (E[L_n] - L_n(w*)) at the lowest minimum known, heat_capacity = (n beta)^2 Var(L_n),
-    rhat and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (free chains,
-    which tells where they are, not what the posterior weighs), loss[P], llc[P] about the phase's own minimum, rhat[P],
+    rhat and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (others:
+    where they are, not what the posterior weighs), loss[P], llc[P] about the phase's own minimum, rhat[P],
     ess[P], dwell[P] in draws; with ladders that reach 0: free_energy (thermodynamic integration), free_energy_mbar and
     their difference.
     """

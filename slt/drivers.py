@@ -2,25 +2,27 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float
+import xarray as xr
 
 from slt import observables as watch
-from slt.cells import beta_text, grid
+from slt.cells import grid
 from slt.config import RunConfig, SweepConfig, instantiate
 from slt.engine import Chunk, Job, Schedule, Start, prepare
+from slt.layout import Block, Layout
 from slt.model import Model, Truth
 from slt.observables import Observable
 from slt.phases import Phases
-from slt.posterior import Posterior
+from slt.quench import baselines
 from slt.samplers.base import Sampler
+from slt.store import Store
 from slt.typing import InputError, Params
 
 MAIN = "main"
@@ -35,7 +37,6 @@ class Part:
     job: Job
     starts: tuple[str, ...]
     phases: Phases | None
-    betas: tuple[str, ...]
 
     @property
     def chain_starts(self) -> tuple[str, ...]:
@@ -49,16 +50,6 @@ class Progress(Protocol):
     def __call__(self, part: Part, chunk: Chunk) -> None: ...
 
 
-class PartStore(Protocol):
-    """What sampling needs of a store (slt.results.Store)."""
-
-    def write(self, part: str, chunk: Chunk) -> None: ...
-
-    def restore(self, part: str) -> Any: ...
-
-    def finish(self, part: str, trace: Any) -> None: ...
-
-
 def parts(config: RunConfig) -> list[Part]:
     """All sweeps of a run, the further parts first and the main one last; raises InputError before any compute."""
     named = {**config.parts, MAIN: config}
@@ -66,36 +57,103 @@ def parts(config: RunConfig) -> list[Part]:
 
 
 def part(name: str, sweep: SweepConfig, seed: int) -> Part:
-    """One sweep made ready to run. Each part's keys differ, and depend on its name and the run's seed alone."""
+    """One sweep of a config made ready to run."""
     prefix = "" if name == MAIN else f"parts.{name}."
-    model: Model = instantiate(sweep.model, f"{prefix}model")
+    made = {key: instantiate(node, f"{prefix}{key}") for key, node in _components(sweep).items() if node is not None}
+    watched = {key: instantiate(node, f"{prefix}observables.{key}") for key, node in sweep.observables.items()}
+    schedule = {key: value for key, value in vars(sweep.schedule).items() if key != "keep_params"}
+    return assemble(
+        made["model"],
+        made["sampler"],
+        Schedule(**schedule),
+        axes={axis: value for axis, value in vars(sweep.grid).items() if value is not None},
+        phases=made.get("phases"),
+        start=sweep.start,
+        jitter=sweep.jitter,
+        centre=sweep.centre,
+        keep_params=sweep.schedule.keep_params,
+        observables=watched,
+        data=made.get("data"),
+        seed=seed,
+        name=name,
+    )
+
+
+def _components(sweep: SweepConfig) -> dict[str, Any]:
+    return {key: getattr(sweep, key) for key in ("model", "sampler", "phases", "data")}
+
+
+def assemble(
+    model: Model,
+    sampler: Sampler,
+    schedule: Schedule,
+    *,
+    axes: Mapping[str, Any],
+    phases: Phases | None = None,
+    start: Sequence[str] = ("prior",),
+    jitter: float = 0.0,
+    centre: str = "optimum",
+    keep_params: int = 0,
+    observables: Mapping[str, Observable] | None = None,
+    data: Any = None,
+    seed: int = 0,
+    name: str = MAIN,
+) -> Part:
+    """One sweep, checked and ready to run; arguments as the fields of a sweep's config, as objects.
+
+    Each part's keys depend on its name and the run's seed alone.
+    """
+    prefix = "" if name == MAIN else f"parts.{name}."
     if not isinstance(model, Model):
-        raise InputError(f"{prefix}model", model, "its _target_ must give an slt.Model")
-    sampler: Sampler = instantiate(sweep.sampler, f"{prefix}sampler")
+        raise InputError(f"{prefix}model", model, "must be an slt.Model (its _target_ must give one)")
     if not isinstance(sampler, Sampler):
-        raise InputError(f"{prefix}sampler", sampler, "its _target_ must give an slt sampler; see `slt list`")
+        raise InputError(f"{prefix}sampler", sampler, "must be an slt sampler; see `slt list`")
     truth = model.truth() or Truth()
-    phases = truth.phases if sweep.phases is None else instantiate(sweep.phases, f"{prefix}phases")
-    axes = {name: value for name, value in vars(sweep.grid).items() if value is not None}
+    phases = truth.phases if phases is None else phases
     job = prepare(
         model,
         sampler,
         grid(model, **axes),
-        _observables(sweep, phases, sampler, prefix),
-        Schedule(**{name: value for name, value in vars(sweep.schedule).items() if name != "keep_params"}),
-        key=jax.random.fold_in(jax.random.key(seed), _word(name)),
-        start=_start(sweep, model, truth),
-        centres=[_point(sweep.centre, model, truth, "centre")],
-        data=None if sweep.data is None else instantiate(sweep.data, f"{prefix}data"),
+        _observables(observables or {}, phases, sampler, keep_params, prefix),
+        schedule,
+        key=jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())),
+        start=_start(start, jitter, model, truth),
+        centres=[_point(centre, model, truth, "centre")],
+        data=data,
     )
-    return Part(name, job, tuple(sweep.start), phases, tuple(beta_text(label) for label in sweep.grid.beta or ["1"]))
+    return Part(name, job, tuple(start), phases)
 
 
-def _word(name: str) -> int:
-    return int.from_bytes(name.encode()[:4].ljust(4, b"\0"), "little") ^ (len(name) << 3)
+def sweep(
+    model: Model, sampler: Sampler, schedule: Schedule, *, start: Sequence[str] = ("prior",), **options: Any
+) -> xr.Dataset:
+    """Run one sweep in memory and return its dataset, as a run directory would hold it (docs/format.md).
+
+    options: the axes of the grid (n, beta, t, gamma, data_seed, control; see `slt.grid`) and those of `assemble`.
+    """
+    names = ("n", "beta", "t", "gamma", "data_seed", "control")
+    axes = {axis: options.pop(axis) for axis in names if axis in options}
+    one = assemble(model, sampler, schedule, axes=axes, start=start, **options)
+    layout = Layout.of(one.job, one.chain_starts, one.phases)
+    arrays = {
+        variable.name: np.full(layout.shape(variable), variable.fill, variable.dtype) for variable in layout.variables
+    }
+
+    def fill(blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            layout.put(arrays[block.variable.name], block)
+
+    trace = one.job.run(on_chunk=lambda chunk: fill(layout.blocks(chunk)), keep=False)
+    fill(layout.ended(trace))
+    variables = {v.name: (v.dims, arrays[v.name], v.attrs) for v in layout.variables}
+    return xr.Dataset(variables, coords=layout.coords | layout.growing, attrs=layout.attrs).merge(
+        baselines(one, layout)
+    )
 
 
-def _observables(sweep: SweepConfig, phases: Phases | None, sampler: Sampler, prefix: str) -> dict[str, Observable]:
+def _observables(
+    further: Mapping[str, Observable], phases: Phases | None, sampler: Sampler, keep_params: int, prefix: str
+) -> dict[str, Observable]:
     chosen = {
         "delta": watch.trace(watch.loss),
         "distance": watch.trace(watch.distance),
@@ -103,12 +161,11 @@ def _observables(sweep: SweepConfig, phases: Phases | None, sampler: Sampler, pr
     }
     if phases is not None:
         chosen["phase"] = watch.trace(watch.phase(phases))
-    if sweep.schedule.keep_params:
-        chosen["params"] = watch.trace(watch.parameters, every=sweep.schedule.keep_params)
+    if keep_params:
+        chosen["params"] = watch.trace(watch.parameters, every=keep_params)
     for name in sampler.diagnostics:
         chosen[name] = watch.trace(watch.diagnostic(name))
-    for name, node in sweep.observables.items():
-        made = instantiate(node, f"{prefix}observables.{name}")
+    for name, made in further.items():
         if name in chosen or not isinstance(made, Observable):
             raise InputError(f"{prefix}observables.{name}", made, "must be an slt Observable under a new name")
         chosen[name] = made
@@ -126,16 +183,16 @@ def _point(name: str, model: Model, truth: Truth, field: str) -> Params:
         raise InputError(field, name, error.cure) from error
 
 
-def _start(sweep: SweepConfig, model: Model, truth: Truth) -> Start:
-    if not sweep.start:
-        raise InputError("start", sweep.start, "is empty: name at least one of 'prior', 'optimum', or a basin")
-    points = [_point(name, model, truth, "start") for name in sweep.start]
+def _start(names: Sequence[str], jitter: float, model: Model, truth: Truth) -> Start:
+    if not names:
+        raise InputError("start", names, "is empty: name at least one of 'prior', 'optimum', or a basin")
+    points = [_point(name, model, truth, "start") for name in names]
     cast = functools.partial(jnp.asarray, dtype=jnp.result_type(float))
     stacked = jax.tree.map(lambda *leaves: jnp.stack([cast(leaf) for leaf in leaves]), *points)
-    return Start(stacked, jnp.array([name == "prior" for name in sweep.start]), float(sweep.jitter))
+    return Start(stacked, jnp.array([name == "prior" for name in names]), float(jitter))
 
 
-def sample(ready: Sequence[Part], store: PartStore, progress: Progress) -> float:
+def sample(ready: Sequence[Part], store: Store, progress: Progress) -> float:
     """Run every part into the store, resuming where the store has checkpoints; seconds spent sampling."""
     began = time.perf_counter()
     for one in ready:
@@ -186,51 +243,3 @@ def _check(one: Part, timed: bool) -> Check:
         trace_bytes=schedule.draws * sum(job.bytes_per_draw(bucket) for bucket in job.plan.buckets),
         seconds=seconds,
     )
-
-
-def quench(job: Job, points: Mapping[str, Params], *, steps: int = 300) -> dict[str, tuple[np.ndarray, Any]]:
-    """Minimise the empirical loss L_n of every cell from each named point, by L-BFGS (optax), vmapped over cells.
-
-    Returns, by name, delta(w*) = L_n(w*) - L_n(w_ref) [cells] and the minima w* (leaves [cells, ...]): the baseline of
-    a learning coefficient on data is the minimum of the same data's loss, not the population's optimum.
-    """
-    cells = len(job.plan.cells)
-    found: dict[str, tuple[np.ndarray, Any]] = {}
-    for name, point in points.items():
-        deltas, minima = np.full(cells, np.nan), None
-        for bucket in job.plan.buckets:
-            posteriors = job.posteriors(bucket)
-            if job.plan.coupled is not None:
-                posteriors = jax.tree.map(lambda leaf: jnp.concatenate(list(leaf)), posteriors)
-            rows = np.array([i for row in bucket.rows for i in row])
-            delta, params = _quench(posteriors, point, steps)
-            deltas[rows] = np.asarray(delta, np.float64)
-            if minima is None:
-                minima = jax.tree.map(lambda leaf: np.zeros((cells, *leaf.shape[1:]), leaf.dtype), params)
-            jax.tree.map(lambda store, leaf, r=rows: store.__setitem__(r, np.asarray(leaf)), minima, params)
-        found[name] = deltas, minima
-    return found
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _quench(posteriors: Posterior, point: Params, steps: int) -> tuple[Float[Array, " cells"], Params]:
-    def one(posterior: Posterior) -> tuple[Array, Params]:
-        solver = optax.lbfgs(memory_size=10)
-        value_and_grad: Callable[..., Any] = jax.value_and_grad(posterior.delta)
-        first = posterior.position(jax.tree.map(lambda leaf, c: jnp.asarray(leaf, c.dtype), point, posterior.centre))
-
-        def step(_: Array, loop: tuple[Any, ...]) -> tuple[Any, ...]:
-            at, state, best, lowest = loop
-            value, grad = value_and_grad(at)
-            better = value < lowest
-            best = jax.tree.map(lambda a, b: jnp.where(better, a, b), at, best)
-            moves, state = solver.update(grad, state, at, value=value, grad=grad, value_fn=posterior.delta)
-            return optax.apply_updates(at, moves), state, best, jnp.where(better, value, lowest)
-
-        start = first, solver.init(first), first, posterior.delta(first)
-        at, _, best, lowest = jax.lax.fori_loop(0, steps, step, start)
-        last = posterior.delta(at)
-        best = jax.tree.map(lambda a, b: jnp.where(last < lowest, a, b), at, best)
-        return jnp.fmin(last, lowest), posterior.params(best)
-
-    return jax.vmap(one)(posteriors)

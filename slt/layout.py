@@ -195,6 +195,13 @@ class Layout:
         lead = [-1, *outer[1:]] if self.axes.split else outer
         return leaf.reshape(*lead, *leaf.shape[1:]), np.unique(place // math.prod(outer[1:]))
 
+    def put(self, array: np.ndarray, block: Block) -> None:
+        """Write a block into the whole variable held in memory."""
+        sizes = self.chunks(block.variable)
+        begin = [n * size for n, size in zip(block.number, sizes, strict=True)]
+        begin[block.axis] += block.start
+        array[tuple(slice(b, b + size) for b, size in zip(begin, block.data.shape, strict=True))] = block.data
+
     def ended(self, trace: Trace) -> Iterator[Block]:
         """What is written at the end of a run."""
         grid = tuple(self.axes.grid.values())

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import xarray as xr
 
 from slt import analysis, config, drivers, results
 from slt.config import RunConfig
 from slt.drivers import Part
 from slt.engine import Chunk
 from slt.layout import Layout
+from slt.quench import baselines
 from slt.results import Run, Store
 from slt.typing import InputError
 
@@ -96,7 +95,7 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
     with store, watched as progress:
         seconds = drivers.sample(ready, store, progress)
         for one in ready:
-            store.add(one.name, _baselines(one, store.layouts[one.name]))
+            store.add(one.name, baselines(one.job, store.layouts[one.name]))
     run = results.load(store.path)
     quantities: dict[str, Any] = dict(analysis.summarise(run.data))
     home = config.experiment(made)
@@ -108,20 +107,3 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
 
 def _unwatched(part: Part, chunk: Chunk) -> None:
     """No one is told."""
-
-
-def _baselines(one: Part, layout: Layout) -> xr.Dataset:
-    """The empirical minimum next to every known basin, as analysis wants it: baseline (grid..., basin), basin_phase.
-
-    Where no basin is known, next to the centre alone, of no phase.
-    """
-    truth = one.job.model.truth()
-    basins = () if truth is None else truth.basins
-    points = {basin.name: basin.params for basin in basins} or {"centre": one.job.centres[0]}
-    found = drivers.quench(one.job, points)
-    grid, cells = layout.axes.grid, one.job.plan.grid
-    tables = [found[name][0][:cells].reshape(*grid.values()) for name in points]
-    about = {"long_name": "lowest L_n(w) - L_n(w_ref) next to a basin", "units": "nats per sample"}
-    phases = [basin.phase for basin in basins] or [""]
-    coords = {"basin": ("basin", list(points)), "basin_phase": ("basin", phases)}
-    return xr.Dataset({"baseline": ((*grid, "basin"), np.stack(tables, axis=-1), about)}, coords)
