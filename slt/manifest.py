@@ -57,7 +57,7 @@ class Part:
     broken: dict[int, list[list[int]]] = field(default_factory=dict)
     folded: int = 0
     files: dict[int, dict[str, Record]] = field(default_factory=dict)
-    added: list[dict[str, Any]] = field(default_factory=list)
+    added: dict[str, Any] = field(default_factory=dict)
 
     @property
     def common(self) -> int:
@@ -148,7 +148,7 @@ class Manifest:
             for files in part.files.values():
                 files.update(dict.fromkeys(files.keys() & set(line["rewritten"])))
         elif event == "add":
-            part.added.append(line["variables"])
+            part.added |= line["variables"]
         elif event == "files":
             part.folded = line.get("folded", part.folded)
             self._note(name, SHARED, line["files"])

@@ -250,9 +250,14 @@ class Store:
         self.manifest.append("files", part=part, folded=layout.draws, files=files)
 
     def add(self, part: str, variables: xr.Dataset) -> None:
-        """Add small arrays to a part, such as baselines of each cell's loss; they may have dims of their own."""
-        self.manifest.append("add", part=part, variables=_plain(variables))
-        self._install()
+        """Add small arrays to a part, such as baselines of each cell's loss; they may have dims of their own.
+
+        Those of the same name are replaced.
+        """
+        plain, known = _plain(variables), self.manifest.parts[part].added
+        if known | plain != known:
+            self.manifest.append("add", part=part, variables=plain)
+            self._install()
 
     def health(self) -> dict[str, Any]:
         """See Manifest.health."""
@@ -287,15 +292,14 @@ def _facts(layout: Layout) -> dict[str, Any]:
 
 
 def _skeleton(
-    folder: Path, parts: Mapping[str, Layout], added: Mapping[str, list[dict[str, Any]]], attrs: Mapping[str, Any]
+    folder: Path, parts: Mapping[str, Layout], added: Mapping[str, Mapping[str, Any]], attrs: Mapping[str, Any]
 ) -> dict[str, dict[str, list]]:
     """Write all metadata and coordinates under `folder`; by part, {file: [bytes, checksum]} of the coordinates."""
     codec = ZstdCodec(level=LEVEL, checksum=True)
     root = zarr.create_group(folder / DATA, attributes=dict(attrs), zarr_format=3)
     for name, layout in parts.items():
         coords = layout.coords | layout.growing
-        more = [_labelled(variables) for variables in added.get(name, [])]
-        data = xr.merge([xr.Dataset(coords=coords, attrs=layout.attrs), *more], join="exact", combine_attrs="override")
+        data = xr.Dataset(coords=coords, attrs=layout.attrs).merge(_labelled(added.get(name, {})), join="exact")
         chunked = {key: {"chunks": (layout.chunk // layout.thinning[c.dims[0]],)} for key, c in layout.growing.items()}
         encoding = {key: {"compressors": [codec]} | chunked.get(key, {}) for key in map(str, data.variables)}
         data.to_zarr(folder / DATA, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)

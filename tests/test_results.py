@@ -586,7 +586,11 @@ def test_several_parts_and_added_variables(tmp_path):
         for name, job in jobs.items():
             trace = job.run(on_chunk=lambda c, name=name: one.write(name, c), restore=one.restore(name), keep=False)
             one.finish(name, trace)
+        one.add("main", extra * 2)
         one.add("main", extra)
+        lines = len((tmp_path / "run" / manifest.FILE).read_text().splitlines())
+        one.add("main", extra)
+        assert len((tmp_path / "run" / manifest.FILE).read_text().splitlines()) == lines
     opened = load(tmp_path / "run", verify=True)
     assert list(opened.data.children) == ["population", "main"]
     found = opened.data["main"].to_dataset()[[*extra.variables]]
