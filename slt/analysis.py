@@ -25,8 +25,13 @@ ROUTES = {
 }
 
 
-def summarise(tree: xr.DataTree) -> dict[str, Quantity]:
-    """The quantities of all parts; those of parts other than "main" carry the prefix "<part>."."""
+def summarise(tree: xr.DataTree | xr.Dataset) -> dict[str, Quantity]:
+    """The quantities of all parts of a run; those of parts other than "main" carry the prefix "<part>.".
+
+    A single dataset (as `slt.sweep` gives) counts as the main part. See `summarise_part` for the names.
+    """
+    if isinstance(tree, xr.Dataset):
+        return summarise_part(tree)
     found: dict[str, Quantity] = {}
     for name, node in tree.children.items():
         prefix = "" if name == "main" else f"{name}."
