@@ -147,7 +147,7 @@ def sweep(
     fill(layout.ended(trace))
     variables = {v.name: (v.dims, arrays[v.name], v.attrs) for v in layout.variables}
     return xr.Dataset(variables, coords=layout.coords | layout.growing, attrs=layout.attrs).merge(
-        baselines(one, layout)
+        baselines(one.job, layout)
     )
 
 
