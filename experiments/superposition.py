@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from slt import draw, plots
 
 T_LABEL = r"$t$ (density $\propto e^{-tL(W,b)}\,\varphi$)"
-WIDE = 3.3  # room for a polygon: the longest columns have length 1.3 and fluctuate
+WIDE = 3.6  # room for a polygon: columns have lengths up to 1.3 and fluctuate
 
 
 def figures(run: Any) -> dict[str, Figure]:

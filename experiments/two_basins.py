@@ -35,7 +35,7 @@ def mass(run: Any) -> Figure | None:
     figure, axes = draw.sheet(draw.COLUMN, 3.0, 2, 1, caption, sharex=True, height_ratios=[3, 1.2])
     top, below = axes[:, 0]
     top.plot(_fine(t), exact.two_basins(_fine(t)).mass_v, color="black", label="exact")
-    look = {"ls": "none", "marker": "o"}
+    look: dict[str, Any] = {"ls": "none", "marker": "o"}
     draw.curve(top, t, found["value"], found["stderr"], STYLES["V"], f"replica exchange, {draw.ERRORS}", **look)
     draw.curve(below, t, found["value"] - exact.two_basins(t).mass_v, found["stderr"], STYLES["V"], **look)
     below.axhline(0, color="black")

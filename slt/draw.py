@@ -6,7 +6,7 @@ all figures of a run. Bands and bars are one standard error either way.
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -167,17 +167,61 @@ def logarithmic(ax: Any, which: str, values: Any) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def curve(ax: Axes, x: Any, value: Any, stderr: Any, style: Style, label: str | None = None, **line: Any) -> None:
-    """A curve with its errors: a band where points lie dense (over 15), bars elsewhere; NaN leaves a gap."""
-    x, value, stderr = np.asarray(x), np.asarray(value, float), np.asarray(stderr, float)
-    wide = np.nan_to_num(stderr)
+def curve(
+    ax: Axes, x: Any, value: Any, stderr: Any, style: Style, label: str | None = None, *, log: bool = False, **line: Any
+) -> None:
+    """A curve with its errors: a band where points lie dense (over 15), bars elsewhere; NaN leaves a gap.
+
+    log: one standard error of the logarithm, stderr/value, for positive values on a logarithmic axis.
+    """
+    x, value, stderr = np.asarray(x), np.asarray(value, float), np.nan_to_num(np.asarray(stderr, float))
+    below, above = (value * -np.expm1(-stderr / value), value * np.expm1(stderr / value)) if log else (stderr, stderr)
     look: dict[str, Any] = {"color": style.colour, "ls": style.line, "marker": style.marker, "label": label} | line
     if len(x) > 15:
-        ax.fill_between(x, value - wide, value + wide, color=style.colour, alpha=0.25, lw=0)
+        ax.fill_between(x, value - below, value + above, color=style.colour, alpha=0.25, lw=0)
         small: dict[str, Any] = look | {"ms": 2.5}
         ax.plot(x, value, **small)
     else:
-        ax.errorbar(x, value, wide, elinewidth=0.8, **look)
+        ax.errorbar(x, value, np.nan_to_num([below, above]), elinewidth=0.8, **look)
+
+
+def frame(
+    row: Sequence[Axes],
+    drawn: Sequence[tuple[str, Mapping[str, xr.Dataset]]],
+    also: Iterable[float | None],
+    styles: Mapping[str, Style],
+    *,
+    log: bool,
+) -> None:
+    """Fit the height of axes beside each other to the curves drawn on them, by (axis x, curves), and to values `also`.
+
+    Points whose error is over five times the median one would flatten all others: they count not, and those beyond the
+    edge are shown there as triangles. log: logarithmic where all is positive and spans a factor five.
+    """
+    tables = [one for _, curves in drawn for one in curves.values()]
+    value, stderr = (np.concatenate([one[key].values for one in tables]) for key in ("value", "stderr"))
+    known = np.isfinite(value)
+    if not known.any():
+        return
+    stderr = np.where(np.isfinite(stderr), stderr, np.inf)
+    sure = known & (stderr <= 5 * np.median(stderr[known]))
+    levels = [one for one in also if one is not None]
+    low = min([*(value - stderr)[sure & np.isfinite(stderr)], *value[sure], *levels])
+    high = max([*(value + stderr)[sure & np.isfinite(stderr)], *value[sure], *levels])
+    if log and min([*value[sure], *levels]) > 0 and high > 5 * min([*value[sure], *levels]):
+        low = max(low, 0.8 * min([*value[sure], *levels]))
+        logarithmic(row[0], "y", [low, high])
+        row[0].set_ylim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
+    else:
+        row[0].set_ylim(low - 0.06 * (high - low) - 1e-12, high + 0.06 * (high - low) + 1e-12)
+    bottom, top = row[0].get_ylim()
+    for ax, (x, curves) in zip(row, drawn, strict=True):
+        for name, one in curves.items():
+            look: dict[str, Any] = {"ls": "none", "color": styles.get(name, STYLES[-1]).colour, "clip_on": False}
+            for edge, marker, beyond in ((1, "^", one["value"] > top), (0, "v", one["value"] < bottom)):
+                at = one[x].values[beyond.values]
+                marks = ax.plot(at, np.full(len(at), edge), marker, transform=ax.get_xaxis_transform(), ms=4, **look)
+                marks[0].set_in_layout(False)
 
 
 def levels(
@@ -206,10 +250,22 @@ def levels(
         ax.annotate(", ".join(names), at, xycoords="axes fraction", color=tone, fontsize=8, va="center")
 
 
+def beside(x: Any, place: int, count: int) -> np.ndarray:
+    """The positions x of the curve `place` of `count`, moved a little so that bars of several curves stay apart.
+
+    Only where curve draws bars, and x is positive and spans a decade (a logarithmic axis): by a 150th of its span.
+    """
+    x = np.asarray(x)
+    if not 2 <= len(x) <= 15 or not np.issubdtype(x.dtype, np.number) or x.min() <= 0 or x.max() < 10 * x.min():
+        return x
+    return x * (x.max() / x.min()) ** ((place - (count - 1) / 2) / 150)
+
+
 def phase_mass(ax: Axes, x: str, masses: Mapping[str, xr.Dataset], styles: Mapping[str, Style]) -> None:
     """Share of each phase against the coordinate `x`, with errors, from 0 to 1."""
-    for phase, mass in masses.items():
-        curve(ax, mass[x], mass["value"], mass["stderr"], styles[phase], phase)
+    for k, (phase, mass) in enumerate(masses.items()):
+        at = beside(mass[x], k, len(masses))
+        curve(ax, at, mass["value"], mass["stderr"], styles[phase], phase)
     if masses:
         label_axis(ax, x, next(iter(masses.values()))[x])
     ax.set_ylim(-0.02, 1.02)
@@ -249,18 +305,16 @@ def polygon(
 
 
 def traces(ax: Axes, draws: Any, values: Float[np.ndarray, "chain draw"], labels: Any, styles: Sequence[Style]) -> None:
-    """One thin line a chain, each piece in the colour of the phase (a label into `styles`) at its later end."""
-    draws, values = np.asarray(draws, float), np.asarray(values, float)
+    """A dot for each draw of each chain in the colour of its phase, a label into `styles`, -1 for none.
+
+    Dots, since lines through draws that mix fast fill the plane. The height leaves out the first tenth of the draws.
+    """
+    draws, values, labels = np.asarray(draws, float), np.asarray(values, float), np.asarray(labels).astype(int)
     step = max(1, len(draws) // 800)
-    draws, values = draws[::step], values[:, ::step]
-    labels = np.full(values.shape, -1) if labels is None else np.asarray(labels)[:, ::step].astype(int)
-    colours = np.array([to_rgb(style.colour) for style in (*styles, OUTSIDE)])
-    points = np.stack([np.broadcast_to(draws, values.shape), values], axis=-1)
-    pieces = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
-    shown = np.isfinite(pieces).all((1, 2))
-    ax.add_collection(
-        LineCollection(list(pieces[shown]), colors=colours[labels[:, 1:].ravel()][shown], lw=0.5, alpha=0.85)
-    )
+    at = np.broadcast_to(draws, values.shape)[:, ::step]
+    for label, style in enumerate([*styles, OUTSIDE]):
+        own = labels[:, ::step] == (label if label < len(styles) else -1)
+        ax.plot(at[own], values[:, ::step][own], ".", ms=1.6, mew=0, color=style.colour)
     settled = values[:, len(draws) // 10 :]
     if np.isfinite(settled).any():
         low, high = np.nanquantile(settled, [0.0, 0.998])

@@ -4,7 +4,7 @@ A figure's label (`Figure.get_label`) is its caption. What a run lacks is left o
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from slt.draw import (
     PAGE,
     RC,
     STYLES,
+    average,
+    beside,
     curve,
     equation,
+    frame,
     label_axis,
     legend,
     levels,
@@ -123,11 +126,6 @@ def _row(count: int, rows: int, height: float, caption: str) -> tuple[Any, Any]:
     return sheet(width, height, rows, count, caption, sharex=True, sharey="row")
 
 
-def _range(curves: Iterable[xr.Dataset], constant: float) -> tuple[float, float]:
-    values = np.concatenate([one["value"].values - constant for one in curves])
-    return (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 0.0)
-
-
 @styled
 def share_figure(run: Any, part: str) -> Figure | None:
     """Mass of the phases where chains provably move, otherwise occupancy, against the part's axis."""
@@ -179,16 +177,18 @@ def dwell_figure(data: xr.Dataset) -> Figure | None:
     shown = panels(dwell_times(data), x) if free else []
     if not shown:
         return None
-    styles, watched = palette(phase_names(data)), data.sizes["draw"]
-    caption = f"Draws before the first exit from the phase of the start, {ERRORS}; open: no chain left while watched."
+    styles, watched = palette(phase_names(data)), int((~data["burn_in"].values).sum())
+    caption = f"Mean number of draws after burn-in before a chain first leaves its phase, {ERRORS} of the logarithm; \
+open, at the top: no chain left."
     figure, axes = _row(len(shown), 1, 2.5, caption)
     for ax, (title, curves) in zip(axes[0], shown, strict=True):
-        for name, one in curves.items():
+        for k, (name, one) in enumerate(curves.items()):
             finite = one.where(np.isfinite(one["value"]))
-            curve(ax, one[x], finite["value"], finite["stderr"], styles[name])
-            stayed = one[x].values[np.isposinf(one["value"])]
+            at = beside(one[x], k, len(curves))
+            curve(ax, at, finite["value"], finite["stderr"], styles[name], log=True)
+            stayed = at[np.isposinf(one["value"])]
             look = {"marker": styles[name].marker, "mec": styles[name].colour, "mfc": "none", "ls": "none"}
-            ax.plot(stayed, np.full(len(stayed), watched), **look)
+            ax.plot(stayed, np.full(len(stayed), 2 * watched * 1.5**k), **look)
         ax.set_title(title)
         logarithmic(ax, "y", [1, watched])
         label_axis(ax, x, data[x].values)
@@ -216,26 +216,28 @@ def local_figure(run: Any, part: str, known: Sequence[Any] = (), constant: float
         return None
     names = next(iter(rows.values()))[0][1]
     tone = {b.name: styles[b.phase].colour for b in known if b.phase in styles}
-    caption = f"Expected loss and local learning coefficient, {ERRORS}; dashed: known minima."
+    caption = f"Expected loss and local learning coefficient, {ERRORS}; dashed: known minima. Triangles at an edge: \
+beyond it, and uncertain."
     figure, axes = _row(len(next(iter(rows.values()))), len(rows), 0.5 + 1.9 * len(rows), caption)
-    for i, (kind, shown) in enumerate(rows.items()):
-        for ax, (title, curves) in zip(axes[i], shown, strict=True):
-            for name, one in curves.items():
-                shift = constant if kind == "loss" else 0.0
-                curve(ax, one[x], one["value"] - shift, one["stderr"], styles.get(name, STYLES[-1]))
-            if i == 0:
-                ax.set_title(title)
-            label_axis(ax, x, data[x].values)
-            low, high = _range(curves.values(), constant if kind == "loss" else 0.0)
-            if kind == "loss" and low > 0 and high > 5 * low:
-                logarithmic(ax, "y", [low, high])
-            of = {b.name: b.lam if kind == "llc" else None if b.loss is None else b.loss - constant for b in known}
-            levels(ax, of, tone, named=ax is axes[i, -1])
-            if i < len(rows) - 1:
-                ax.set_xlabel("")
     symbol = r"E$[K(w)]$" if "t" in data.dims else r"E$[L_n(w)]$"
-    for row, kind in zip(axes, rows, strict=True):
-        row[0].set_ylabel(f"{symbol} ({ERRORS})" if kind == "loss" else rf"LLC $\hat\lambda$ ({ERRORS})")
+    for row, (kind, shown) in zip(axes, rows.items(), strict=True):
+        loss = kind == "loss"
+        for ax, (_, curves) in zip(row, shown, strict=True):
+            shifted = {n: one.assign(value=one["value"] - constant) if loss else one for n, one in curves.items()}
+            for k, (name, one) in enumerate(shifted.items()):
+                at = beside(one[x], k, len(shifted))
+                curve(ax, at, one["value"], one["stderr"], styles.get(name, STYLES[-1]))
+            label_axis(ax, x, data[x].values)
+            curves |= shifted
+        of = {b.name: b.lam if not loss else None if b.loss is None else b.loss - constant for b in known}
+        frame(row, [(x, curves) for _, curves in shown], of.values(), styles, log=loss)
+        for ax in row:
+            levels(ax, of, tone, named=ax is row[-1])
+        row[0].set_ylabel(f"{symbol} ({ERRORS})" if loss else rf"LLC $\hat\lambda$ ({ERRORS})")
+    for ax, (title, _) in zip(axes[0], next(iter(rows.values())), strict=True):
+        ax.set_title(title)
+    for ax in axes[:-1].ravel():
+        ax.set_xlabel("")
     keys = {name: styles.get(name, STYLES[-1]) for name in names}
     legend(figure, keys, loc="outside upper center", ncols=len(keys) if len(axes[0]) > 1 else 3)
     return figure
@@ -245,11 +247,12 @@ def local_figure(run: Any, part: str, known: Sequence[Any] = (), constant: float
 def free_energy_figure(tables: Mapping[str, xr.Dataset], x: str, xlabel: str | None = None) -> Figure | None:
     """F by thermodynamic integration and by MBAR over each other, and below them what parts the two."""
     names = {"free_energy": "thermodynamic integration", "free_energy_mbar": "MBAR"}
-    found = {label: tables[name] for name, label in names.items() if name in tables}
+    known = {name: one for name, one in tables.items() if one["value"].notnull().any()}
+    found = {label: known[name] for name, label in names.items() if name in known}
     if not found:
         return None
     caption = f"Free energy F = -log Z by two routes over the same draws, and their difference, {ERRORS}."
-    both = "free_energy_difference" in tables
+    both = "free_energy_difference" in known
     figure, axes = sheet(
         COLUMN, 3.2 if both else 2.2, 2 if both else 1, 1, caption, sharex=True, height_ratios=[3, 1.2][: 1 + both]
     )
@@ -283,16 +286,14 @@ def ladder_figure(data: xr.Dataset) -> Figure | None:
     caption = f"Replica exchange: share of swaps rejected between neighbours (mean over ladders, {ERRORS}; open: rungs \
 added beyond the grid), three walkers of the first ladder, and round trips after burn-in."
     figure, axes = sheet(PAGE, 2.1, 1, 3, caption, width_ratios=[1.2, 1.4, 0.8])
-    with np.errstate(invalid="ignore"):
-        rejected = 1 - settled["swap"].mean("draw").values
-    pairs = np.arange(rejected.shape[1])[np.isfinite(rejected).any(0)]
-    rejected = rejected[:, pairs]
-    count = np.isfinite(rejected).sum(0)
-    spread = np.nanstd(rejected, axis=0, ddof=1) / np.sqrt(count) if len(rejected) > 1 else np.zeros(len(pairs))
-    curve(axes[0, 0], pairs + 0.5, np.nanmean(rejected, 0), spread, STYLES[0], marker="o", ls="-")
+    rejected = 1 - settled["swap"].mean("draw")
+    rejected = average(xr.Dataset({"value": rejected, "stderr": 0 * rejected}), "chain")
+    pairs = np.flatnonzero(rejected["value"].notnull())
+    rejected = rejected.isel(rung=pairs)
+    curve(axes[0, 0], pairs + 0.5, rejected["value"], rejected["stderr"], STYLES[0])
     if "rung_on_grid" in data.coords:
         added = ~data["rung_on_grid"].values[pairs]
-        axes[0, 0].plot(pairs[added] + 0.5, np.nanmean(rejected, 0)[added], "o", mfc="white", mec=STYLES[0].colour)
+        axes[0, 0].plot(pairs[added] + 0.5, rejected["value"][added], "o", mfc="white", mec=STYLES[0].colour, zorder=3)
     axes[0, 0].set(xlabel="rung", ylabel="swaps rejected", ylim=(0, 1))
     places = one["walker"].isel(chain=0).values
     step = max(1, places.shape[1] // 400)
@@ -340,8 +341,8 @@ def save(figures: Mapping[str, Figure], directory: str | os.PathLike[str]) -> li
         for kind, metadata in facts.items():
             path, part = folder / f"{name}.{kind}", folder / f".{name}.{os.getpid()}.part"
             try:
-                with matplotlib.rc_context(RC):
-                    figure.savefig(part, format=kind, metadata=metadata)
+                with matplotlib.rc_context(RC):  # mathematics is set only when a figure is drawn
+                    figure.savefig(part, format=kind, dpi=400 if kind == "pdf" else 200, metadata=metadata)
                 os.replace(part, path)
             finally:
                 part.unlink(missing_ok=True)

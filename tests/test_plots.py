@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -261,13 +260,42 @@ def test_what_is_missing_is_left_out(rng: np.random.Generator, lacking: str) -> 
 
 def test_traces_have_the_colour_of_the_phase() -> None:
     styles = list(draw.palette(["a", "b"]).values())
-    figure, axes = draw.sheet(draw.COLUMN, 2.0)
+    _, axes = draw.sheet(draw.COLUMN, 2.0)
     labels, values = np.array([[0, 0, 1, -1]]), np.array([[1.0, 2.0, 3.0, 2.0]])
     draw.traces(axes[0, 0], np.arange(4), values, labels, styles)
-    lines = next(c for c in axes[0, 0].collections if isinstance(c, LineCollection))
-    colours = [to_rgb(style.colour) for style in (styles[0], styles[1], draw.OUTSIDE)]
-    np.testing.assert_allclose(lines.get_colors()[:, :3], colours)
-    assert figure.axes
+    drawn = [(line.get_color(), line.get_ydata().tolist()) for line in axes[0, 0].lines]
+    assert drawn == [(styles[0].colour, [1.0, 2.0]), (styles[1].colour, [3.0]), (draw.OUTSIDE.colour, [2.0])]
+
+
+def test_frame_is_not_flattened_by_uncertain_points() -> None:
+    values, errors = np.array([1.0, 2.0, 3.0, -80.0]), np.array([0.1, 0.1, 0.1, 60.0])
+    one = draw.table(Quantity(values, errors, {"n": [1, 2, 3, 4]}))
+    _, axes = draw.sheet(draw.COLUMN, 2.0)
+    draw.frame(axes[0], [("n", {"a": one})], [7.0, None], draw.palette(["a"]), log=False)
+    low, high = axes[0, 0].get_ylim()
+    assert -1 < low < 0.9
+    assert 7 < high < 8
+    marked = [line.get_xdata().tolist() for line in axes[0, 0].lines]
+    assert marked == [[], [4]]
+
+
+def test_level_tags_do_not_overlap() -> None:
+    _, axes = draw.sheet(draw.COLUMN, 2.0)
+    axes[0, 0].set_ylim(0, 1)
+    draw.levels(axes[0, 0], {"a": 0.5, "b": 0.501, "c": 0.5, "d": None, "e": 0.9})
+    tags = {text.get_text(): text.xy[1] for text in axes[0, 0].texts}
+    assert list(tags) == ["a, c", "b", "e"]
+    assert tags["b"] - tags["a, c"] > 0.08
+    assert tags["e"] == pytest.approx(0.9)
+
+
+def test_dwell_times(rng: np.random.Generator) -> None:
+    on_data = data(rng, [30, 100], ("1",))
+    on_data["phase"][:] = 0
+    on_data["phase"][1, 0, 0, 0, 60:] = 1  # the tenth draw after burn-in, one of 15 chains that are well
+    found = plots.dwell_times(on_data)
+    assert set(found) == {"6"}
+    np.testing.assert_allclose(found["6"]["value"], [[np.inf], [10 + 14 * 249]])
 
 
 def test_polygon_survives_degenerate_columns() -> None:
