@@ -83,7 +83,7 @@ def test_tanh_coefficients() -> None:
     assert known(tanh.make(2, height=1.0)).lam is None
 
 
-@pytest.mark.parametrize("phi", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("phi", [0.5, 3.0])
 def test_weight_prior_is_normalised_on_the_logit(phi: float, key: jax.Array) -> None:
     model = mixture.make("one", weight_prior=phi)
     flat = dataclasses.replace(model.prior, scale=1 / np.sqrt(2 * np.pi))  # density 1 at the origin
