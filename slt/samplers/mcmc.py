@@ -306,8 +306,8 @@ class MCLMC(Adjusted):
         leapfrogs = 1 if search else self.leapfrogs
 
         def move(state: State, step: Scalar, length: Any, key: Key) -> tuple[State, Scalar]:
-            # With far too large a step the momentum can meet the gradient head on to the last bit; the change of kinetic
-            # energy comes out as -inf: accepted for certain, were it not turned into a refusal.
+            # With far too large a step the momentum can meet the gradient head on to the last bit; the change of
+            # kinetic energy comes out as -inf: accepted for certain, were it not turned into a refusal.
             state, change = flow(state, step)
             return state, jnp.where(jnp.isfinite(change), change, jnp.inf)
 

@@ -40,35 +40,38 @@ def spread(sampler: Sampler, cells: int, **columns: Any) -> Sampler:
     return dataclasses.replace(wide, **{k: jnp.asarray(v, jnp.result_type(float)) for k, v in columns.items()})
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnums=4)
 def _run(samplers, posteriors, starts, keys, statistic, per, burn_in, draws):
-    def one(sampler: Sampler, posterior: Posterior, start: Any, key: jax.Array) -> tuple[Any, Any, Any]:
-        algorithm = sampler(posterior)
-        first, later = jax.random.split(key)
-        state = algorithm.init(start, first)
+    # one copy of the step in the program, as in the engine: compiling takes most of these tests' time
+    over = lambda fn: jax.vmap(jax.vmap(fn, in_axes=(None, None, 0, 0)))  # noqa: E731
+    state = over(lambda s, p, w, k: s(p).init(w, jax.random.fold_in(k, 2**31 - 1)))(samplers, posteriors, starts, keys)
 
-        def step(i: Any, state: Any) -> tuple[Any, Any]:
-            return algorithm.step(jax.random.fold_in(later, i), state)
+    def step(i: Any, state: Any) -> tuple[Any, Any]:
+        return over(lambda s, p, x, k: s(p).step(jax.random.fold_in(k, i), x))(samplers, posteriors, state, keys)
 
-        def burn(i: Any, state: Any) -> Any:
-            state, info = step(i, state)
-            return state if algorithm.adapt is None else algorithm.adapt(state, info)
+    def adapted(state: Any, info: Any) -> Any:
+        def one(sampler: Sampler, posterior: Posterior, state: Any, info: Any) -> Any:
+            adapt = sampler(posterior).adapt
+            return state if adapt is None else adapt(state, info)
 
-        state = jax.lax.fori_loop(0, burn_in, burn, state)
-        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, 0, state)[1])
-        zero = jax.eval_shape(lambda s: statistic(posterior, s.position, blank), state)
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zero)
+        return over(one)(samplers, posteriors, state, info)
 
-        def add(i: Any, loop: Any) -> Any:
-            state, _, total = loop
-            state, info = jax.lax.fori_loop(0, per, lambda j, s: step(burn_in + i * per + j, s[0]), (state, blank))
-            return state, info, jax.tree.map(jnp.add, total, statistic(posterior, state.position, info))
+    def seen(state: Any, info: Any) -> Any:
+        return over(lambda _, p, w, i: statistic(p, w, i))(samplers, posteriors, state.position, info)
 
-        state, info, total = jax.lax.fori_loop(0, draws, add, (state, blank, zero))
-        return jax.tree.map(lambda leaf: leaf / draws, total), state, info
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, 0, state)[1])
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(seen, state, blank))
 
-    chains = jax.vmap(one, in_axes=(None, None, 0, 0))
-    return jax.vmap(chains)(samplers, posteriors, starts, keys)
+    def add(i: Any, loop: Any) -> Any:
+        state, _, total = loop
+        state, info = step(i, state)
+        state = jax.lax.cond(i < burn_in, adapted, lambda s, _: s, state, info)
+        counts = (i >= burn_in) & ((i - burn_in) % per == 0)
+        more = lambda: jax.tree.map(jnp.add, total, seen(state, info))  # noqa: E731
+        return state, info, jax.lax.cond(counts, more, lambda: total)
+
+    state, info, total = jax.lax.fori_loop(0, burn_in + per * draws, add, (state, blank, zero))
+    return jax.tree.map(lambda leaf: leaf / draws, total), state, info
 
 
 def run(
@@ -86,5 +89,5 @@ def run(
     cells, chains = jax.tree.leaves(starts)[0].shape[:2]
     keys = jax.random.split(jax.random.key(seed), (cells, chains))
     with jax.threefry_partitionable(False):
-        means, state, info = _run(samplers, posteriors, starts, keys, statistic, per, burn_in, draws // per)
+        means, state, info = _run(samplers, posteriors, starts, keys, statistic, per, burn_in, draws)
     return Outcome(means, state, info)

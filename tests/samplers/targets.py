@@ -11,7 +11,7 @@ from slt.model import Model
 from slt.posterior import Posterior
 from slt.priors import Normal, Prior
 
-DIM, SIZE, PRIOR = 2, 64, Normal(2.0)
+DIM, SIZE, PRIOR = 2, 8, Normal(2.0)
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,23 @@ def exact_at(mean, precision, covariance, centre, likelihood) -> Exact:
     return Exact(mean, precision, covariance, float(energy), np.diag(covariance), centre, likelihood)
 
 
-def designs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def designs(size: int = SIZE) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Fixed data: nothing here is random from run to run."""
     rng = np.random.default_rng(2)
-    eye = np.broadcast_to(np.eye(DIM), (SIZE, DIM, DIM)).copy()
-    location = (eye, rng.normal(0.5, 1, (SIZE, DIM)))
-    x = np.linspace(-1.5, 2, SIZE)
-    rows = np.zeros((SIZE, DIM, DIM))
-    rows[:, 0] = np.stack([np.ones(SIZE), x], -1)
-    y = np.zeros((SIZE, DIM))
-    y[:, 0] = x + rng.normal(0, 1, SIZE)
+    eye = np.broadcast_to(np.eye(DIM), (size, DIM, DIM)).copy()
+    z = rng.normal(0, 1, (size, DIM))
+    z = (z - z.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(z.T, ddof=0)).T)
+    location = (eye, 0.5 + z)  # of sample covariance 1, so that the noise of minibatches is alike in all directions
+    x = np.linspace(-1.5, 2, size)
+    rows = np.zeros((size, DIM, DIM))
+    rows[:, 0] = np.stack([np.ones(size), x], -1)
+    y = np.zeros((size, DIM))
+    y[:, 0] = x + rng.normal(0, 1, size)
     regression = (rows, y)
     angle = 0.6
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     root = turn @ np.diag(np.sqrt([100.0, 1.0])) @ turn.T  # precision of condition number 100, correlated
-    stiff = (np.broadcast_to(root, (SIZE, DIM, DIM)).copy(), rng.normal(0, 1, (SIZE, DIM)) + root @ [0.3, -0.2])
+    stiff = (np.broadcast_to(root, (size, DIM, DIM)).copy(), rng.normal(0, 1, (size, DIM)) + root @ [0.3, -0.2])
     return {"location": location, "regression": regression, "stiff": stiff}
 
 
@@ -79,12 +81,12 @@ NAMES = ("location", "regression", "stiff")
 
 
 def posteriors(
-    names: tuple[str, ...] = NAMES, beta: float = 1.0, control_variate: bool = False, repeat: int = 1
+    names: tuple[str, ...] = NAMES, beta: float = 1.0, control_variate: bool = False, size: int = SIZE
 ) -> tuple[Posterior, list[Exact]]:
     """(posteriors with leaves [cells, ...], closed forms): the centre is the maximum of the likelihood."""
     model, built, exacts = Linear(), [], []
     for name in names:
-        design, y = designs()[name]
+        design, y = designs(size)[name]
         likelihood = beta * np.einsum("bij,bik->jk", design, design)
         centre = np.linalg.solve(likelihood, beta * np.einsum("bij,bi->j", design, y))
         precision = likelihood + np.eye(DIM) / 4
@@ -92,9 +94,9 @@ def posteriors(
         exacts.append(exact_at(mean, precision, np.linalg.inv(precision), centre, likelihood))
         data = (jnp.asarray(design, jnp.result_type(float)), jnp.asarray(y, jnp.result_type(float)))
         at = jnp.asarray(centre, jnp.result_type(float))
-        built.append(Posterior.build(model, data, SIZE, beta, centre=at, control_variate=control_variate))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p for p in built for _ in range(repeat)])
-    return stacked, [e for e in exacts for _ in range(repeat)]
+        built.append(Posterior.build(model, data, size, beta, centre=at, control_variate=control_variate))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *built)
+    return stacked, exacts
 
 
 def starts(exacts: list[Exact], chains: int, seed: int = 1) -> jax.Array:
