@@ -91,8 +91,9 @@ def polygons(data: xr.Dataset, columns: int = 8, rows: int = 5) -> Figure | None
     starts = data["start"].values.astype(str) if "start" in data.coords else np.full(data.sizes["chain"], "")
     down = np.unique(starts, return_index=True)[1] if len(set(starts)) > 1 else np.arange(data.sizes["chain"])
     down = np.sort(down)[:rows]
-    caption = "Last draw of a chain: columns of W and their convex hull, turned so that the longest points up. Rings: \
-columns with a positive bias."
+    fixed = "".join(f", {d} = {one[d].values[()]}" for d in ("beta", "data_seed") if d in one.coords and d != x)
+    caption = f"Last draw of a chain: columns of W and their convex hull, turned so that the longest points up. Rings: \
+columns with a positive bias{fixed}."
     figure, axes = draw.sheet(draw.PAGE, 0.5 + 0.85 * len(down), 1, 1, caption)
     ax, seen = axes[0, 0], set()
     for row, chain in enumerate(down):

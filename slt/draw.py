@@ -124,7 +124,7 @@ def table(quantity: Any) -> xr.Dataset:
 
 def slices(data: xr.Dataset, *keep: str) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
     """Every slice of `data` along `keep`: the other dims' labels (those with more than one value) and the slice."""
-    rest = [dim for dim in data["value" if "value" in data else "delta"].dims if dim not in keep]
+    rest = [dim for dim in data["value"].dims if dim not in keep]
     for at in itertools.product(*(range(data.sizes[dim]) for dim in rest)):
         one = data.isel(dict(zip(rest, at, strict=True)))
         yield {str(d): one[d].values[()] for d in rest if d in data.coords and data.sizes[d] > 1}, one
@@ -148,12 +148,19 @@ def panels(found: Mapping[str, xr.Dataset], x: str, most: int = 3) -> list[tuple
     return [(title, dict(zip(found, (c[i][1] for c in cut), strict=True))) for i, title in enumerate(titles)][:most]
 
 
+def numbers(values: Any) -> np.ndarray:
+    """The values of a coordinate as numbers where all of them read as such (labels of beta may), else as they are."""
+    try:
+        return np.asarray(values).astype(float)
+    except ValueError:
+        return np.asarray(values)
+
+
 def label_axis(ax: Axes, name: str, values: Any, which: str = "x") -> None:
     """Name the axis of a coordinate, and make it logarithmic where its values are positive and span a decade."""
     getattr(ax, f"set_{which}label")(AXES.get(name, name))
-    values = np.asarray(values)
-    numeric = np.issubdtype(values.dtype, np.number)
-    if numeric and len(values) > 1 and values.min() > 0 and values.max() >= 10 * values.min():
+    values = numbers(values)
+    if values.dtype.kind == "f" and len(values) > 1 and values.min() > 0 and values.max() >= 10 * values.min():
         logarithmic(ax, which, values)
 
 
@@ -219,7 +226,7 @@ def frame(
         for name, one in curves.items():
             look: dict[str, Any] = {"ls": "none", "color": styles.get(name, STYLES[-1]).colour, "clip_on": False}
             for edge, marker, beyond in ((1, "^", one["value"] > top), (0, "v", one["value"] < bottom)):
-                at = one[x].values[beyond.values]
+                at = numbers(one[x])[beyond.values]
                 marks = ax.plot(at, np.full(len(at), edge), marker, transform=ax.get_xaxis_transform(), ms=4, **look)
                 marks[0].set_in_layout(False)
 
@@ -255,8 +262,8 @@ def beside(x: Any, place: int, count: int) -> np.ndarray:
 
     Only where curve draws bars, and x is positive and spans a decade (a logarithmic axis): by a 150th of its span.
     """
-    x = np.asarray(x)
-    if not 2 <= len(x) <= 15 or not np.issubdtype(x.dtype, np.number) or x.min() <= 0 or x.max() < 10 * x.min():
+    x = numbers(x)
+    if not 2 <= len(x) <= 15 or x.dtype.kind != "f" or x.min() <= 0 or x.max() < 10 * x.min():
         return x
     return x * (x.max() / x.min()) ** ((place - (count - 1) / 2) / 150)
 

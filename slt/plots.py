@@ -30,6 +30,7 @@ from slt.draw import (
     legend,
     levels,
     logarithmic,
+    numbers,
     palette,
     panels,
     phase_mass,
@@ -78,10 +79,10 @@ def phase_names(data: xr.Dataset) -> list[str]:
 
 
 def x_axis(data: xr.Dataset) -> str:
-    """The axis of a part that figures are drawn along: the longest of t, n, gamma, a control, beta."""
+    """The axis of a part that figures are drawn along: t or n, else the longest; those of one value come last."""
     others = {"chain", "draw", "kept", "rung", "basin", "data_seed"}
     axes = [str(dim) for dim in data["delta"].dims if dim not in others]
-    return max(sorted(axes, key=lambda dim: dim != "t"), key=lambda dim: (data.sizes[dim] > 1, dim in ("t", "n")))
+    return max(axes, key=lambda dim: (data.sizes[dim] > 1, dim in ("t", "n"), data.sizes[dim]))
 
 
 @styled
@@ -258,13 +259,13 @@ def free_energy_figure(tables: Mapping[str, xr.Dataset], x: str, xlabel: str | N
     )
     for (label, data), style in zip(found.items(), STYLES, strict=False):
         for _, one in slices(data, x):
-            curve(axes[0, 0], one[x], one["value"], one["stderr"], style, label)
+            curve(axes[0, 0], numbers(one[x]), one["value"], one["stderr"], style, label)
             label = None
     axes[0, 0].set_ylabel(rf"$F = -\log Z$, nats ({ERRORS})")
     axes[0, 0].legend()
     if both:
         for _, one in slices(tables["free_energy_difference"], x):
-            curve(axes[1, 0], one[x], one["value"], one["stderr"], STYLES[-1])
+            curve(axes[1, 0], numbers(one[x]), one["value"], one["stderr"], STYLES[-1])
         axes[1, 0].axhline(0, color="0.35", lw=0.6)
         axes[1, 0].set_ylabel(r"TI $-$ MBAR")
     label_axis(axes[-1, 0], x, next(iter(found.values()))[x])

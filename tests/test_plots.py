@@ -179,7 +179,7 @@ def test_default_figures(demo: Any) -> None:
     expected = {"traces", "phases", "llc", "dwell"}
     more = {"population_traces", "population_phases", "population_llc", "population_ladder", "population_free_energy"}
     assert set(figures) == expected | more
-    checked(figures)
+    checked(figures, layout=False)
 
 
 def test_two_basins_figures(rng: np.random.Generator) -> None:
@@ -256,6 +256,22 @@ def test_what_is_missing_is_left_out(rng: np.random.Generator, lacking: str) -> 
     assert {name.removeprefix("data_") for name in figures} - {"polygons"} == {
         name.replace("phases", "occupancy") for name in plots.default_figures(run)
     }
+
+
+def test_axes_of_any_kind(rng: np.random.Generator) -> None:
+    # A ladder along beta at one n, and a control parameter with a localiser: neither t nor n to draw along.
+    labels = [f"{value:g}" for value in np.linspace(0, 1, 21)]
+    along_beta = data(rng, N[:1], tuple(labels)).assign_attrs(coupled="beta")
+    tables = _data_quantities(along_beta)
+    extra = population(rng).isel(t=slice(0, 1)).drop_dims("rung").drop_vars("phase")
+    extra = xr.concat([extra.assign_coords(gamma=g) for g in (0.0, 1.0, 100.0)], "gamma", data_vars="all")
+    extra = xr.concat([extra.assign_coords(angle=a) for a in (0.1, 0.2)], "angle", data_vars="all")
+    coords = {"t": [10.0], "gamma": [0.0, 1.0, 100.0], "angle": [0.1, 0.2]}
+    tables["other.llc"] = Quantity(np.ones((1, 3, 2)), np.ones((1, 3, 2)), coords)
+    figures = plots.default_figures(_run({"main": along_beta, "other": extra}, tables))
+    assert set(figures) == {"traces", "phases", "llc", "other_traces", "other_llc"}
+    checked(figures, layout=False)
+    assert figures["other_llc"].axes[0].get_xlabel() == draw.AXES["gamma"]
 
 
 def test_traces_have_the_colour_of_the_phase() -> None:
