@@ -45,7 +45,8 @@ class Part:
 
     shape: what must agree before the part is gone on with; draws: planned; labels, ladder: of every engine cell, its
     coordinates in words and the ladder it belongs to; done: draws committed, by bucket; broken: by bucket, see
-    Layout.broken; folded: draws after which the end was written; files: by bucket; added: variables added since.
+    Layout.broken; folded: draws after which the end was written; files: by bucket; added: variables added since;
+    seconds: that all chunks took, compilation included, whoever ran them.
     """
 
     shape: dict[str, Any]
@@ -58,6 +59,7 @@ class Part:
     folded: int = 0
     files: dict[int, dict[str, Record]] = field(default_factory=dict)
     added: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def common(self) -> int:
@@ -138,6 +140,7 @@ class Manifest:
                 raise ValueError(f"draws {part.done[bucket]} to {line['first']} of bucket {bucket} come later")
             part.done[bucket] = max(part.done[bucket], line["stop"])
             part.broken[bucket] = line["broken"]
+            part.seconds += line["seconds"]
             self._note(name, bucket, line["files"])
         elif event == "restart":
             part.done[line["bucket"]] = part.folded = 0
@@ -170,7 +173,7 @@ class Manifest:
                             yield Damage(name, number, file, problem)
 
     def health(self) -> dict[str, Any]:
-        """By part: draws committed in every bucket and planned, chains (ladders), how many broke, and each by name."""
+        """By part: draws that all cells have, planned draws, share done of all, chains (ladders), those that broke."""
         return {name: _health(name, state) for name, state in self.parts.items()}
 
 
@@ -212,6 +215,7 @@ def _health(name: str, part: Part) -> dict[str, Any]:
     return {
         "draws": part.common,
         "planned": part.draws,
+        "done": sum(part.done) / (len(part.done) * part.draws),
         "chains": part.chains,
         "broken": len(lost),
         "broken_chains": named,

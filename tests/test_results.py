@@ -599,7 +599,7 @@ def test_several_parts_and_added_variables(tmp_path):
     with Store.open(tmp_path / "run", longer):
         pass
     partial = load(tmp_path / "run", verify=True)
-    assert partial.health["population"]["planned"] == 80
+    assert (partial.health["population"]["planned"], partial.health["population"]["done"]) == (80, 0.75)
     assert partial.data["population"].attrs["incomplete"] == "60 of 80 draws are there: `slt resume` makes the others"
     assert partial.data["main"].attrs["complete"]
     xr.testing.assert_equal(partial.data["main"]["baseline"], opened.data["main"]["baseline"])
