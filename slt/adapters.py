@@ -147,14 +147,16 @@ def from_linen(
     teacher. controls: see `Network`. All of these are best frozen dataclasses or module-level functions: a model made
     twice from equal parts is then equal, and compiles once.
     """
-    variables = jax.eval_shape(module.init, jax.random.key(0), example_input)
+    example = _zeros(_spec(example_input))
+    with jax.numpy_dtype_promotion("standard"):  # parameters begin in the module's own dtype
+        variables = jax.eval_shape(module.init, jax.random.key(0), example)
     beyond = sorted(set(variables) - {"params"})
     if beyond:
         raise InputError(
             "module", beyond, "only the collection 'params' is sampled: remove batch statistics and other state"
         )
     net = LinenNet(module, _spec(variables.get("params", {})))
-    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, example_input)
+    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, example)
 
 
 def from_nnx(
@@ -182,7 +184,7 @@ def from_nnx(
         kinds = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
         raise InputError("module", kinds, "only nnx.Param is sampled: remove batch statistics, dropout and other state")
     net = NnxNet(graphdef, _spec(nnx.to_pure_dict(params)))
-    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, example_input)
+    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, _zeros(_spec(example_input)))
 
 
 def _network(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.adapters import Network, from_linen
-from slt.models._common import NormalInputs, known
+from slt.models._truth import NormalInputs, known
 from slt.priors import Gaussian, Normal, Prior
 from slt.theory import linear_networks
 from slt.theory.coefficient import Coefficient

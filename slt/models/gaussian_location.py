@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.model import Model, Truth
-from slt.models._common import known
+from slt.models._truth import known
 from slt.priors import Gaussian, Normal, Prior
 from slt.theory.elementary import regular
 from slt.typing import InputError, Key, Scalar

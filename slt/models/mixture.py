@@ -10,7 +10,7 @@ from jax.scipy.special import betaln
 from jaxtyping import Array, Float
 
 from slt.model import Model, Truth
-from slt.models._common import known
+from slt.models._truth import known
 from slt.priors import Gaussian, Normal, Prior
 from slt.theory import elementary
 from slt.theory.coefficient import Coefficient

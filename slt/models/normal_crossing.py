@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from slt.model import Potential
-from slt.models._common import known
+from slt.models._truth import known
 from slt.priors import Prior, Uniform
 from slt.theory import elementary
 from slt.typing import InputError, Key, Number, Scalar

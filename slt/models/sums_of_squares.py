@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.model import Potential
-from slt.models._common import known
+from slt.models._truth import known
 from slt.priors import Normal, Prior
 from slt.theory import elementary
 from slt.typing import InputError, Number, Scalar

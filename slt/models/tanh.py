@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.adapters import Network, from_linen
-from slt.models._common import UniformInputs, known
+from slt.models._truth import UniformInputs, known
 from slt.priors import Gaussian, Normal, Prior
 from slt.theory import elementary
 from slt.typing import InputError, Number, Params, Scalar

@@ -1,4 +1,4 @@
-"""What several built-in models share: hashable input distributions, and a truth from a theoretical coefficient."""
+"""What the truths of several models are made of: hashable input distributions, and coefficients from slt.theory."""
 
 from dataclasses import dataclass
 from typing import Any
