@@ -5,7 +5,6 @@ the last checkpoint is computed again, bitwise the same.
 """
 
 import functools
-import hashlib
 import logging
 import os
 import shutil
@@ -15,14 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 import zarr
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
+from slt import checkpoint
 from slt.engine import Chunk, Restore, Trace
 from slt.layout import Block, Layout
 from slt.manifest import SHARED, Manifest, checksum, lock, replace, unlock
@@ -168,9 +166,14 @@ class Store:
         """Commit a chunk: its arrays, a line of the manifest, its checkpoint. Doing it again changes nothing."""
         layout = self.layouts[part]
         files = dict(self._put(part, layout, block) for block in layout.blocks(chunk))
-        committed = {"bucket": chunk.bucket, "first": chunk.first, "stop": chunk.stop}
+        committed = {
+            "bucket": chunk.bucket,
+            "first": chunk.first,
+            "stop": chunk.stop,
+            "seconds": round(chunk.seconds, 3),
+        }
         self.manifest.append("chunk", part=part, **committed, broken=layout.broken(chunk), files=files)
-        self._checkpoint(self._checkpoints(part, chunk.bucket), chunk)
+        checkpoint.save(self._checkpoints(part, chunk.bucket), chunk.stop, chunk.carry)
 
     def _put(self, part: str, layout: Layout, block: Block) -> tuple[str, list]:
         """Write one stored chunk of an array; (file, [bytes, checksum])."""
@@ -194,23 +197,6 @@ class Store:
     def _checkpoints(self, part: str, bucket: int) -> Path:
         return self.path / CHECKPOINTS / part / str(bucket)
 
-    def _checkpoint(self, folder: Path, chunk: Chunk) -> None:
-        import orbax.checkpoint as ocp  # takes two seconds
-
-        older = _steps(folder)
-        item = ocp.args.PyTreeSave({"carry": _packed(chunk.carry)})
-        self._checkpointer.save((folder / str(chunk.stop)).absolute(), args=item, force=True)
-        for step in older:
-            if step != chunk.stop:
-                shutil.rmtree(folder / str(step))
-
-    @functools.cached_property
-    def _checkpointer(self) -> Any:
-        import orbax.checkpoint as ocp
-
-        logging.getLogger("absl").addFilter(_quiet)
-        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))  # for one array, half the time
-
     def restore(self, part: str) -> Restore:
         """What gives the engine each bucket's carry; a bucket with a damaged file is computed anew from its start."""
         return functools.partial(self._restored, part)
@@ -220,24 +206,18 @@ class Store:
         damaged = next(self.manifest.damage(True, part, bucket), None)
         if damaged is not None:
             LOG.warning("%s %s: computing its bucket again from the first draw", damaged.file, damaged.problem)
-        for step in sorted(_steps(folder), reverse=True):
+        for step in checkpoint.steps(folder):
             if damaged is None and step <= done:
                 try:
-                    return _unpacked(self._read(folder / str(step)), like, folder), step
-                except (ValueError, KeyError, OSError) as error:
-                    if isinstance(error, InputError):
-                        raise
+                    return checkpoint.read(folder, step, like), step
+                except InputError:
+                    raise
+                except (ValueError, OSError) as error:
                     LOG.warning("checkpoint %s cannot be read (%s)", folder / str(step), error)
         if done:
             self.manifest.append("restart", part=part, bucket=bucket)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-
-    def _read(self, path: Path) -> np.ndarray:
-        import orbax.checkpoint as ocp
-
-        wanted = ocp.args.PyTreeRestore(restore_args={"carry": ocp.RestoreArgs(restore_type=np.ndarray)})
-        return self._checkpointer.restore(path.absolute(), args=wanted)["carry"]
 
     def finish(self, part: str, trace: Trace) -> None:
         """Commit what is known at the end of a part: the folds, the offsets and how every chain stands."""
@@ -347,46 +327,3 @@ def _labelled(variables: Mapping[str, Any]) -> xr.Dataset:
     }
     coords = {name: array for name, array in arrays.items() if variables[name]["coord"]}
     return xr.Dataset({name: array for name, array in arrays.items() if name not in coords}, coords)
-
-
-def _quiet(record: logging.LogRecord) -> bool:
-    return "Skipping merge of OCDBT" not in str(record.msg)  # said of every checkpoint
-
-
-def _steps(folder: Path) -> list[int]:
-    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _signature(tree: Any) -> bytes:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    shown = [(jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype)) for path, leaf in leaves]
-    return hashlib.sha256(repr(shown).encode()).digest()
-
-
-def _packed(carry: Carry) -> np.ndarray:
-    """A carry as one array of bytes, two checksums first: Orbax takes a third of the time of many small leaves."""
-    leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(carry)]
-    content = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
-    return np.frombuffer(_signature(carry) + hashlib.sha256(content).digest() + content, np.uint8)
-
-
-def _unpacked(packed: np.ndarray, like: Carry, folder: Path) -> Carry:
-    """The carry again; InputError where it is that of another program, ValueError where its bytes were altered."""
-    content = packed.tobytes()
-    if content[:32] != _signature(like):
-        cure = "was saved by another sampler, model or version of slt; delete it to compute its draws again"
-        raise InputError("checkpoint", str(folder), cure)
-    if content[32:64] != hashlib.sha256(content[64:]).digest():
-        raise ValueError("it was altered")
-    leaves, at = [], 64
-    for leaf in jax.tree.leaves(like):
-        plain = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        size = plain.size * plain.dtype.itemsize
-        array = np.frombuffer(content[at : at + size], plain.dtype).reshape(plain.shape)
-        leaves.append(jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(leaf) else jnp.asarray(array))
-        at += size
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)

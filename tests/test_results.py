@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from slt import manifest, observables, store
+from slt import checkpoint, manifest, observables, store
 from slt.cells import grid
 from slt.engine import Job, prepare
 from slt.model import Model, potential
@@ -276,7 +276,7 @@ def dying(monkeypatch):
 
     around(store, "replace")
     around(manifest.Manifest, "append")
-    around(store.Store, "_checkpoint")
+    around(checkpoint, "save")
     around(shutil, "rmtree")
     around(Path, "rename")
 
@@ -699,3 +699,19 @@ def test_names_that_clash_are_refused():
         Layout.of(scattered)
     with pytest.raises(InputError, match="one label"):
         Layout.of(potential_job(), starts=("a",))
+
+
+def test_checkpoints_hold_random_keys_and_find_damage(tmp_path):
+    carry = {"key": jax.random.split(jax.random.key(3), (2, 3)), "w": jnp.arange(6.0), "count": jnp.int32(4)}
+    like = jax.eval_shape(lambda: carry)
+    for step in (10, 20):
+        checkpoint.save(tmp_path, step, carry)
+    assert checkpoint.steps(tmp_path) == [20]
+    found = checkpoint.read(tmp_path, 20, like)
+    np.testing.assert_array_equal(jax.random.key_data(found["key"]), jax.random.key_data(carry["key"]))
+    assert found["key"].dtype == carry["key"].dtype
+    np.testing.assert_array_equal(found["w"], carry["w"])
+    for file in [entry for entry in (tmp_path / "20").rglob("*") if entry.is_file()]:
+        damage(file, "truncated")
+    with pytest.raises((ValueError, OSError)):
+        checkpoint.read(tmp_path, 20, like)
