@@ -18,7 +18,10 @@ from slt.typing import InputError
 
 SPECIAL = ("_target_", "_partial_", "_args_")
 # Where the components of slt are defined. The rest of it reads, writes and imports, and no config may call that.
-PARTS = ("model", "models", "samplers", "priors", "phases", "observables", "estimators", "theory", "experiments")
+PARTS = (
+    *("adapters", "estimators", "experiments", "model", "models", "observables", "phases", "priors", "programs"),
+    *("samplers", "theory"),
+)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # Classes of these packages take plain numbers too; a class of any other is built by a _target_ node.
 _PLAIN = ("builtins", "typing", "collections", "jaxtyping", "jax", "jaxlib", "numpy", "enum")

@@ -68,8 +68,8 @@ def extend(
     longer = config.extended(config.load(place, allow_import), overrides)
     chunks = results.chunk_lengths(place)
     for prefix, sweep in config.sweeps(longer):
-        # The default chunk depends on the draws, and stored chunks keep their length.
-        sweep.schedule.chunk = chunks[prefix.removeprefix("parts.").rstrip(".") or drivers.MAIN]
+        if sweep.schedule.chunk is None:  # then it depends on the draws, and stored chunks keep their length
+            sweep.schedule.chunk = chunks[prefix.removeprefix("parts.").rstrip(".") or drivers.MAIN]
     ready = _ready(longer)
     store = Store.open(place, _layouts(ready), config_text=config.dump(longer), attrs=_attrs(longer))
     return _go_on(longer, ready, store, watching)
@@ -93,9 +93,10 @@ def _attrs(made: RunConfig) -> dict[str, Any]:
 def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watching | None) -> Run:
     watched = contextlib.nullcontext(_unwatched) if watching is None else watching(ready)
     with store, watched as progress:
-        seconds = drivers.sample(ready, store, progress)
+        drivers.sample(ready, store, progress)
         for one in ready:
             store.add(one.name, baselines(one.job, store.layouts[one.name]))
+        seconds = sum(part.seconds for part in store.manifest.parts.values())
     run = results.load(store.path)
     quantities: dict[str, Any] = dict(analysis.summarise(run.data))
     home = config.experiment(made)

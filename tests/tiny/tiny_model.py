@@ -27,6 +27,9 @@ class Location(slt.model.Model):
         value = -0.5 * jnp.square(batch - params["w"]) - 0.9189385
         return jnp.where(params["w"] > self.fails_above, jnp.nan, value)
 
+    def truth(self):
+        return slt.model.Truth(params={"w": jnp.asarray(self.mean)})
+
     def sample(self, key, num):
         return self.mean + jax.random.normal(key, (num,))
 
@@ -39,9 +42,13 @@ class Summed(Location):
         return super().log_likelihood(params, batch).sum()
 
 
+def double_well(w, depth):
+    return depth * jnp.sum(jnp.square(jnp.square(w) - 1))
+
+
 def wells(depth: float = 1.0) -> slt.model.Potential:
     """K(w) = depth (w^2 - 1)^2 on [-2, 2]."""
-    return slt.model.potential(lambda w: depth * jnp.sum(jnp.square(jnp.square(w) - 1)), 1, Uniform(-2.0, 2.0))
+    return slt.model.potential(double_well, 1, Uniform(-2.0, 2.0), controls={"depth": depth})
 
 
 def sides() -> Phases:
