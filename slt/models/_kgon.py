@@ -61,9 +61,12 @@ def loss_and_grad(w: Float[Array, " d"]) -> tuple[Scalar, Float[Array, " d"]]:
     """L(W, b) and its gradient in one pass; see `population_loss`."""
     weights, bias = split(w)
     c = bias.shape[0]
-    gram = weights[0][:, None] * weights[0] + weights[1][:, None] * weights[1]
-    value, by_s, by_b = _moments(jnp.eye(c, dtype=w.dtype), gram, bias[:, None])
-    by_w = jnp.sum(weights[:, None, :] * (by_s + by_s.T), axis=-1)
+    rows = []
+    for i in range(c):  # output by output: up to twice as fast as the c x c array, vmapped over chains on a CPU
+        gram = weights[0] * weights[0][i] + weights[1] * weights[1][i]
+        rows.append(_moments(jnp.asarray(np.arange(c) == i, w.dtype), gram, bias[i]))
+    value, by_gram, by_b = (jnp.stack(parts) for parts in zip(*rows, strict=True))
+    by_w = jnp.sum(weights[:, None, :] * (by_gram + by_gram.T), axis=-1)
     return jnp.sum(value) / c, jnp.concatenate([by_w[0], by_w[1], jnp.sum(by_b, axis=1)]) / c
 
 
@@ -253,7 +256,8 @@ class ByDescent:
 def partition(c: int = 6, rule: str = "hull", *, merged: bool = True) -> Phases:
     """The phases of the model with c features, by rule 'hull' or 'descent'; merged: the k = 4 family as one phase.
 
-    A rule moves critical values by several per cent, so state which. Names as in `phase_names`.
+    A rule moves critical values by several per cent, so state which. Names as in `phase_names`. Descent costs 1000
+    gradients a label.
     """
     names = tuple(dict.fromkeys(phase_names(c, merged).values()))
     if rule == "hull":
