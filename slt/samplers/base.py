@@ -168,7 +168,9 @@ def reflect(posterior: Posterior, position: Position) -> tuple[Position, Positio
     def fold(x: Array) -> tuple[Array, Array]:
         phase = jnp.mod(x - low, 2 * width)
         back = phase > width
-        return low + jnp.where(back, 2 * width - phase, phase), jnp.where(back, -1.0, 1.0).astype(x.dtype)
+        return jnp.clip(low + jnp.where(back, 2 * width - phase, phase), low, high), jnp.where(back, -1.0, 1.0).astype(
+            x.dtype
+        )
 
     leaves, treedef = jax.tree.flatten(position)
     folded = [fold(leaf) for leaf in leaves]

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from slt.posterior import Position, Posterior
-from slt.samplers.base import Algorithm, Info, Sampler, State, positive, sampler, static
+from slt.samplers.base import Algorithm, Info, Sampler, State, positive, reflect, sampler, static
 from slt.typing import InputError, Key, Scalar
 
 Kernel = Callable[[Key, State, Scalar, Float[Array, " d"]], tuple[State, Any]]
@@ -58,6 +58,10 @@ class Adjusted(Sampler):
     target: the acceptance rate that dual averaging (Hoffman and Gelman 2014) steers each chain's step to, in burn-in.
     tune: whether the step is found at the start by doubling or halving and tuned in burn-in; it is constant afterwards.
 
+    Where the prior has a box, chains move on the line that it unfolds to by reflection at its walls: the density there
+    is even about every wall and the kernels treat both sides alike, so the chain folded back has the right law, and
+    proposals beyond a wall are not lost.
+
     Info.delta is None: an observable that wants the loss computes it once a draw.
     """
 
@@ -85,12 +89,21 @@ class Adjusted(Sampler):
         """Whether a diagonal metric is learned in burn-in."""
         return False
 
+    def largest(self, posterior: Posterior) -> Scalar:
+        """The largest step to try. On a flat density every step is accepted, and would grow for ever."""
+        box = posterior.model.support
+        return jnp.asarray(1e6 if box is None else box[1] - box[0], posterior.beta.dtype)
+
     def extra(self, info: Any) -> dict[str, Array]:
         """Diagnostics from BlackJAX's info."""
         return {}
 
     def __call__(self, posterior: Posterior) -> Algorithm:
-        log_density = posterior.log_density
+        bounded = posterior.model.support is not None
+
+        def log_density(position: Position) -> Scalar:
+            return posterior.log_density(reflect(posterior, position)[0] if bounded else position)
+
         kernel = self.kernel(log_density, search=False)
         target: Any = jnp.asarray(self.target, posterior.beta.dtype)
         begin, update, _ = dual_averaging_adaptation(target)
@@ -105,7 +118,7 @@ class Adjusted(Sampler):
             if self.tune:
                 probe = self.kernel(log_density, search=True)
                 found = search(key, lambda s: lambda k, state: probe(k, state, s, flat), inner, step, target)
-                step = jnp.clip(found, 1e-12, 1e12)  # a flat density would double it for ever
+                step = jnp.minimum(found, self.largest(posterior))
             metric = None
             if self.learns_metric:
                 zero = jnp.zeros((), dtype)
@@ -117,12 +130,18 @@ class Adjusted(Sampler):
             mass = jnp.ones((), step_size.dtype) if state.metric is None else state.metric.inverse_mass
             size = sum(leaf.size for leaf in jax.tree.leaves(state.position))
             inner, told = kernel(key, state.inner, step_size, jnp.broadcast_to(mass, (size,)))
+            if bounded:
+                folded, flip = reflect(posterior, inner.position)
+                grad = jax.tree.map(jnp.multiply, inner.logdensity_grad, flip)
+                inner = inner._replace(position=folded, logdensity_grad=grad)
             acceptance = jnp.nan_to_num(jnp.asarray(told.acceptance_rate, step_size.dtype))
             info = Info(acceptance=acceptance, diagnostics={"step_size": step_size, **self.extra(told)})
             return state._replace(inner=inner, exploring=jnp.zeros((), bool)), info
 
         def adapt(state: TunedState, info: Info) -> TunedState:
             dual = update(state.dual, info.acceptance)
+            limit = jnp.log(self.largest(posterior))
+            dual = dual._replace(log_step_size=jnp.minimum(dual.log_step_size, limit))
             metric = None
             if state.metric is not None:
                 metric, renewed = _learn(state.metric, ravel_pytree(state.position)[0])
@@ -154,8 +173,9 @@ def _learn(metric: Metric, position: Float[Array, " d"]) -> tuple[Metric, Scalar
     square = metric.square + (position - metric.mean) * (position - mean)
     done = count >= metric.length
     variance = square / jnp.maximum(count - 1, 1)
-    # as Stan, but shrunk towards the mean variance: Stan's 1e-3 is no small variance at n beta = 1e6
-    shrunk = (count * variance + 5 * jnp.mean(variance)) / (count + 5)
+    # five draws' worth of shrinkage, as Stan, but of logarithms: Stan's 1e-3 is no small variance at n beta = 1e6
+    logs = jnp.log(variance)
+    shrunk = jnp.exp((count * logs + 5 * jnp.mean(logs)) / (count + 5))
     usable = done & jnp.all(jnp.isfinite(shrunk) & (shrunk > 0))
     return Metric(
         jnp.where(usable, shrunk, metric.inverse_mass),
@@ -172,6 +192,9 @@ class MALA(Adjusted):
 
     step_size: float = 1e-3
     target: float = 0.6
+
+    def largest(self, posterior: Posterior) -> Scalar:
+        return jnp.square(super().largest(posterior)) / 2  # its move is sqrt(2 eps)
 
     def kernel(self, log_density: Callable[[Position], Scalar], search: bool) -> Kernel:
         one = blackjax.mala.build_kernel()
@@ -305,10 +328,11 @@ class MCLMC(Adjusted):
         flow = integrators.isokinetic_mclachlan(log_density)
         leapfrogs = 1 if search else self.leapfrogs
 
-        def move(state: State, step: Scalar, length: Any, key: Key) -> tuple[State, Scalar]:
+        def move(state: Any, step: Any, length: Any, key: Key) -> tuple[Any, Any]:
             # With far too large a step the momentum can meet the gradient head on to the last bit; the change of
             # kinetic energy comes out as -inf: accepted for certain, were it not turned into a refusal.
             state, change = flow(state, step)
+            change = jnp.asarray(change)
             return state, jnp.where(jnp.isfinite(change), change, jnp.inf)
 
         def one(key: Key, state: State, step: Scalar, _: Float[Array, " d"]) -> tuple[State, Any]:
