@@ -1,21 +1,12 @@
 """From a run's datasets to named quantities with errors: what every run reports whatever its experiment."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from slt.estimators import diagnostics, free_energy, llc, occupancy
-from slt.typing import Estimate
-
-
-class Quantity(NamedTuple):
-    """A named result: arrays `value` and `stderr` over the axes `coords` (name -> values, in the order of the axes)."""
-
-    value: np.ndarray
-    stderr: np.ndarray
-    coords: dict[str, list]
-
+from slt.typing import Estimate, Quantity
 
 SEED = "data_seed"
 ROUTES = {
@@ -177,14 +168,15 @@ class Draws:
         }
         if axis == "n" or float(rungs["rung_value"].min()) > 0:
             return found
-        at = np.asarray(self.data[axis].values, float)
         where = self.grid.index(axis)
         last = [*(i for i in range(len(self.grid)) if i != where), where]
         offset, ok = self.offset.transpose(last)[..., 0], self.ok.transpose([*last, len(self.grid)]).all(axis=-2)
         blank = np.full(self.offset.transpose(last).shape, np.nan)
         tables = {name: (blank.copy(), blank.copy()) for name in ROUTES}
         for index in np.ndindex(offset.shape):
-            one = rungs.isel(dict(zip(others, index, strict=True)))
+            cell = dict(zip(others, index, strict=True))
+            one, at = rungs.isel(cell), self.data["beta_value" if axis == "beta" else axis]
+            at = np.asarray(at.isel({dim: i for dim, i in cell.items() if dim in at.dims}).values, float)
             scale = float(self.data["n"].values[index[others.index("n")]]) if axis == "beta" else 1.0
             energies = one["rung_delta"].values.astype(float) + offset[index]
             values = one["rung_value"].isel(draw=-1).values.astype(float) * scale

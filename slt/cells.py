@@ -42,10 +42,12 @@ class Cell:
         return named | {"centre": self.centre, "mask": self.mask} | {f"control.{name}": v for name, v in self.control}
 
     def at(self, axis: str, value: float) -> "Cell":
-        """This cell moved along "n", "beta" or "t"."""
-        if axis == "n":
-            return dataclasses.replace(self, n=round(value))
-        return dataclasses.replace(self, beta=float(value))
+        """This cell moved along "n", "beta" or "t"; below its own n it keeps n, with beta lowered in proportion."""
+        if axis != "n":
+            return dataclasses.replace(self, beta=float(value))
+        if value < self.n:
+            return dataclasses.replace(self, beta=self.beta * value / self.n)
+        return dataclasses.replace(self, n=math.ceil(value))
 
 
 def beta_value(label: str | float, n: int) -> float:

@@ -1,7 +1,6 @@
 """From a config to a finished run: builds the engine's jobs, runs them chunk by chunk into a store, and quenches."""
 
 import functools
-import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,9 +191,8 @@ def _start(names: Sequence[str], jitter: float, model: Model, truth: Truth) -> S
     return Start(stacked, jnp.array([name == "prior" for name in names]), float(jitter))
 
 
-def sample(ready: Sequence[Part], store: Store, progress: Progress) -> float:
-    """Run every part into the store, resuming where the store has checkpoints; seconds spent sampling."""
-    began = time.perf_counter()
+def sample(ready: Sequence[Part], store: Store, progress: Progress) -> None:
+    """Run every part into the store, resuming where the store has checkpoints."""
     for one in ready:
 
         def save(chunk: Chunk, one: Part = one) -> None:
@@ -203,7 +201,6 @@ def sample(ready: Sequence[Part], store: Store, progress: Progress) -> float:
 
         trace = one.job.run(on_chunk=save, restore=store.restore(one.name), keep=False)
         store.finish(one.name, trace)
-    return time.perf_counter() - began
 
 
 class Check(NamedTuple):

@@ -1,6 +1,7 @@
 """How a run is laid out: schedule, starts, and cells grouped into buckets and ladders that share a program."""
 
 import functools
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -124,8 +125,14 @@ def _field(axis: str) -> str:
 
 
 def group_coords(cell: Cell, axis: str) -> dict[str, float]:
-    """The coordinates that tell a cell's ladder from other ladders along `axis`."""
-    return {name: value for name, value in cell.coords.items() if name != _field(axis)}
+    """The coordinates that tell a cell's ladder from other ladders along `axis`.
+
+    Along n a beta asked for as "1/log n" is one ladder: its label counts, not its value.
+    """
+    named = {name: value for name, value in cell.coords.items() if name != _field(axis)}
+    if axis == "n" and cell.beta_label:
+        named["beta"] = float(zlib.crc32(cell.beta_label.encode()))
+    return named
 
 
 def _padded(n: int) -> int:

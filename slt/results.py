@@ -21,7 +21,7 @@ from slt.manifest import Manifest, replace
 from slt.manifest import Part as State
 from slt.program import kept
 from slt.store import CONFIG, DATA, Store, readable
-from slt.typing import InputError
+from slt.typing import InputError, Quantity
 
 __all__ = [
     "Comparison",
@@ -53,14 +53,6 @@ PACKAGES = (
     "zarr",
     "orbax-checkpoint",
 )
-
-
-class Quantity(NamedTuple):
-    """A named result: arrays `value` and `stderr` over the axes `coords` (name -> values, in the order of the axes)."""
-
-    value: np.ndarray
-    stderr: np.ndarray
-    coords: dict[str, list]
 
 
 class Measured(Protocol):

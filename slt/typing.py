@@ -63,3 +63,11 @@ class Estimate(NamedTuple):
     value: jax.Array | np.ndarray
     stderr: jax.Array | np.ndarray
     ess: jax.Array | np.ndarray | None = None
+
+
+class Quantity(NamedTuple):
+    """A named result: arrays `value` and `stderr` over the axes `coords` (name -> values, in the order of the axes)."""
+
+    value: np.ndarray
+    stderr: np.ndarray
+    coords: dict[str, list]

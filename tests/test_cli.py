@@ -18,7 +18,7 @@ import pytest
 
 from slt import catalogue, cli, config, results, runs, tables
 from slt.nodes import locate
-from slt.results import Quantity
+from slt.typing import Quantity
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny" / "tiny.yaml"

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from experiments import superposition, two_basins
 from slt import draw, plots
-from slt.analysis import Quantity
 from slt.models import superposition as model
 from slt.theory import exact
+from slt.typing import Quantity
 
 NAMES = ["6", "5", "5+", "4 family", "fewer"]
 MINIMA = [(6, 0), (5, 0), (5, 1), (4, 1), (3, 0)]
