@@ -64,7 +64,9 @@ class Uniform(Prior):
         leaves = jax.tree.leaves(params)
         size = sum(leaf.size for leaf in leaves)
         inside = jnp.stack([jnp.all((leaf >= self.low) & (leaf <= self.high)) for leaf in leaves]).all()
-        return jnp.where(inside, -size * jnp.log(self.high - self.low), -jnp.inf)
+        dtype = jnp.result_type(*leaves)
+        level = jnp.asarray(-size * jnp.log(self.high - self.low), dtype)
+        return jnp.where(inside, level, jnp.asarray(-jnp.inf, dtype))
 
     def sample(self, key: Key, like: Params) -> Params:
         leaves, treedef = jax.tree.flatten(like)
