@@ -178,7 +178,7 @@ def dwell_figure(data: xr.Dataset) -> Figure | None:
     shown = panels(dwell_times(data), x) if free else []
     if not shown:
         return None
-    styles, watched = palette(phase_names(data)), int((~data["burn_in"].values).sum())
+    styles = palette(phase_names(data))
     caption = f"Mean number of draws after burn-in before a chain first leaves its phase, {ERRORS} of the logarithm; \
 open, at the top: no chain left."
     figure, axes = _row(len(shown), 1, 2.5, caption)
@@ -189,10 +189,13 @@ open, at the top: no chain left."
             curve(ax, at, finite["value"], finite["stderr"], styles[name], log=True)
             stayed = at[np.isposinf(one["value"])]
             look = {"marker": styles[name].marker, "mec": styles[name].colour, "mfc": "none", "ls": "none"}
-            ax.plot(stayed, np.full(len(stayed), 2 * watched * 1.5**k), **look)
+            ax.plot(stayed, np.full(len(stayed), 0.98 - 0.06 * k), transform=ax.get_xaxis_transform(), **look)
         ax.set_title(title)
-        logarithmic(ax, "y", [1, watched])
         label_axis(ax, x, data[x].values)
+    found = np.concatenate([one["value"].values for _, curves in shown for one in curves.values()])
+    top = max([2.0, *found[np.isfinite(found)]])
+    logarithmic(axes[0, 0], "y", [1, top])
+    axes[0, 0].set_ylim(0.6, (3 * top) ** (1.2 if np.isposinf(found).any() else 1.0))
     axes[0, 0].set_ylabel(f"mean dwell, draws ({ERRORS})")
     keys = {name: styles[name] for name in shown[0][1]}
     legend(figure, keys, loc="outside upper center", ncols=len(keys) if len(shown) > 1 else 3)
