@@ -263,8 +263,9 @@ def _sampled(
     args: argparse.Namespace, messages: Console, place: Path, hint: Sequence[str], go: Callable[[runs.Watching], Run]
 ) -> int:
     """Sample with progress told, draw the figures, say where everything is."""
-    again = shlex.join(["slt", "resume", str(place), *hint])
-    stopping = Stopping(messages, f"go on with: {again}")
+    again = f"Go on with: {shlex.join(['slt', 'resume', str(place), *hint])}"
+    stopping = Stopping(messages, again)
+    after = messages.status("local minima, estimates, figures")
 
     @contextlib.contextmanager
     def watching(parts: Sequence[drivers.Part]) -> Iterator[drivers.Progress]:
@@ -272,19 +273,25 @@ def _sampled(
             messages.print(f"writing {place}", markup=False, soft_wrap=True)
         with stopping, Reporter(parts, messages, stopping, quiet=args.quiet) as reporter:
             yield reporter
+        if not args.quiet:
+            after.start()
 
     try:
         run = go(watching)
-    except Stopped as stopped:
-        messages.print(f"stopped; all up to here is saved. Go on with: {again}", markup=False, soft_wrap=True)
-        return INTERRUPTED if stopped.by == signal.SIGINT else INCOMPLETE
-    with contextlib.nullcontext() if args.quiet else messages.status("drawing figures"):
         drawn = draw(run, config.structured(run.config))
+    except KeyboardInterrupt as stopped:
+        after.stop()
+        saved = f"what was sampled is saved. {again}" if place.exists() else "nothing was written"
+        messages.print(f"stopped; {saved}", markup=False, soft_wrap=True)
+        asked = isinstance(stopped, Stopped) and stopped.by == signal.SIGTERM
+        return INCOMPLETE if asked else INTERRUPTED
+    finally:
+        after.stop()
     broken = [chain["sentence"] for health in run.health.values() for chain in health["broken_chains"]]
     for sentence in broken[:5]:
         messages.print(sentence, markup=False, soft_wrap=True)
     if len(broken) > 5:
-        messages.print(f"and {len(broken) - 5} more broken chains: slt show {place}", markup=False)
+        messages.print(f"and {len(broken) - 5} more broken chains: slt show {place}", markup=False, soft_wrap=True)
     figures = f"; figures: {run.path / 'figures'}" if drawn else ""
     _output().print(f"results: {run.path}{figures}", markup=False, soft_wrap=True)
     return DONE

@@ -70,7 +70,7 @@ class Stopping:
                 continue
             if self.asked:
                 self.console.show_cursor(True)
-                self.console.print(f"\nstopped at once; {self.farewell}")
+                self.console.print(f"\nstopped at once. {self.farewell}")
                 os._exit(130)
             self.asked = number
             self.console.print("\nstopping: this chunk is finished and saved first; Ctrl-C again stops at once")
@@ -114,13 +114,6 @@ class Reporter:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
-
-    def say(self, text: str) -> None:
-        """Name the stage that the run has come to."""
-        if self.bar is not None:
-            self.bar.update(self.task, description=text, note="")
-        elif not self.quiet:
-            self.console.print(text, highlight=False, markup=False)
 
     def __call__(self, part: Part, chunk: Chunk) -> None:
         """One chunk was saved."""
