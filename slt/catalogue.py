@@ -43,9 +43,8 @@ def options() -> dict[str, list[Item]]:
 
 
 def short(target: str) -> str:
-    """A `_target_` without its module: slt.samplers.SGLD and slt.samplers.sgld.SGLD are the same."""
-    package, _, name = target.rpartition(".")
-    return f"{'.'.join(package.split('.')[:2])}.{name}"
+    """A sampler's `_target_` without its module: slt.samplers.SGLD and slt.samplers.sgld.SGLD are the same."""
+    return f"slt.samplers.{target.rpartition('.')[2]}" if target.startswith("slt.samplers.") else target
 
 
 def models() -> list[Item]:

@@ -77,28 +77,25 @@ def _composed(args: argparse.Namespace) -> RunConfig:
 
 
 def _list(args: argparse.Namespace, messages: Console) -> int:
-    out, options = _output(), catalogue.options()
-    ready = {catalogue.short(item.target): f"{group}={item.name}" for group in options for item in options[group]}
-    sections: dict[str, list[tuple[str, str]]] = {
+    out, groups = _output(), catalogue.options()
+    ready = {catalogue.short(item.target): f"{group}={item.name}" for group in groups for item in groups[group]}
+
+    def named(items: list[catalogue.Item]) -> list[tuple[str, str]]:
+        return [(ready.pop(catalogue.short(item.target), item.name), item.summary) for item in items]
+
+    sections = {
         "configs, to run with slt run NAME": [(item.name, item.summary) for item in catalogue.configs()],
         "experiments, which draw the figures": [(item.name, item.summary) for item in catalogue.experiments()],
-        "models, as model: {_target_: NAME, ...}": [(item.name, item.summary) for item in catalogue.models()],
-        "samplers, as sampler=NAME or sampler: {_target_: NAME, ...}": [
-            (ready.get(catalogue.short(item.target), item.name), item.summary) for item in catalogue.samplers()
-        ],
+        "models, as - /model: NAME in a config, or model: {_target_: slt.models...}": named(catalogue.models()),
+        "samplers, as sampler=NAME, or sampler: {_target_: slt.samplers...}": named(catalogue.samplers()),
     }
-    shown = {catalogue.short(item.target) for item in catalogue.samplers()}
-    for group, items in options.items():
-        rest = [
-            (f"{group}={item.name}", item.summary or item.target)
-            for item in items
-            if catalogue.short(item.target) not in shown
-        ]
+    for group, items in groups.items():
+        rest = [(f"{group}={item.name}", item.summary) for item in items if catalogue.short(item.target) in ready]
         if rest:
-            sections[f"further {group}s"] = rest
+            sections[f"more of {group}"] = rest
     width = max(len(name) for lines in sections.values() for name, _ in lines)
     for title, lines in sections.items():
-        out.print(f"[bold]{title}[/bold]")
+        out.print(title, markup=False, style="bold")
         for name, summary in lines:
             line = f"  {name:<{width}}  {summary}"
             out.print(line[: out.width - 1] if out.is_terminal else line, markup=False, soft_wrap=True)

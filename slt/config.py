@@ -107,6 +107,9 @@ def own_folder(name: str) -> Path | None:
     if not path.is_file():
         raise InputError("config", name, "no such file; a built-in config is named without .yaml, see `slt list`")
     folder = path.resolve().parent
+    if (folder / "manifest.jsonl").exists():
+        cure = "belongs to a run directory: slt resume or slt extend that, or copy the file to run it anew"
+        raise InputError("config", name, cure)
     return None if folder.is_relative_to(home().resolve()) else folder
 
 

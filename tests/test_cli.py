@@ -83,11 +83,12 @@ def test_overrides_stand_anywhere() -> None:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "list")
     assert code == 0
-    for items in (catalogue.configs(), catalogue.experiments(), catalogue.models()):
+    for items in (catalogue.configs(), catalogue.experiments(), catalogue.models(), catalogue.samplers()):
         assert items
-        assert all(item.name in out for item in items)
-    for item in catalogue.samplers():
-        assert item.summary[:40] in out
+        assert all(item.summary and f"  {item.summary}" in out for item in items)
+    assert all(item.name in out for item in catalogue.configs())
+    for group, items in catalogue.options().items():
+        assert all(out.count(f" {group}={item.name} ") == 1 for item in items)
 
 
 def test_what_is_listed_is_there() -> None:
@@ -230,6 +231,9 @@ def test_a_run_is_never_overwritten(finished: Finished, capsys: pytest.CaptureFi
     assert "never overwritten" in err
     assert "same digest" not in err
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+    code, _, err = call(capsys, "run", place / "config.yaml")
+    assert code == 2
+    assert "belongs to a run directory" in err
     assert runs.free_place(config.load(place, ["tiny_model"]), place, fresh=True) == place.with_name("run.2")
 
 
