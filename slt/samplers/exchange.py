@@ -217,7 +217,9 @@ class _Ladder:
 
         def masked(posterior: Posterior, position: Position, counts: Int[Array, " 3"]) -> Float[Array, " 3"]:
             every = dataclasses.replace(posterior, n=n[-1]).differences(position)
-            return jnp.sum(jnp.where(jnp.arange(every.shape[0]) < counts[:, None], every, 0), axis=-1)
+            return jnp.sum(
+                jnp.where(jnp.arange(every.shape[0], dtype=counts.dtype) < counts[:, None], every, 0), axis=-1
+            )
 
         return self.each(masked, values, position, jnp.stack([below, n, above], axis=-1))
 
@@ -261,11 +263,11 @@ class _Ladder:
         change = beta[1:] * up[:-1] + beta[:-1] * down[1:]
         if self.sampler.axis != "n":  # the same, with less rounding
             stay, change = jnp.zeros_like(stay), (beta[1:] - beta[:-1]) * (own[:-1] - own[1:])
-        proposed = jnp.arange(self.size - 1) % 2 == state.parity
+        proposed = jnp.arange(self.size - 1, dtype=jnp.int32) % 2 == state.parity
         accept = jnp.where(proposed, jnp.exp(jnp.minimum(change - stay, 0)), jnp.nan)
         taken = jax.random.uniform(swap_key, accept.shape, accept.dtype) < accept  # False for NaN
         step = taken.astype(jnp.int32)
-        source = jnp.arange(self.size) + jnp.append(step, 0) - jnp.append(0, step)
+        source = jnp.arange(self.size, dtype=step.dtype) + jnp.append(step, 0) - jnp.append(0, step)
         position = jax.tree.map(lambda leaf: leaf[source], state.inner.position)
         walker, heading, trips = state.walker[source], state.heading[source], state.trips[source]
         rung = np.arange(self.size)

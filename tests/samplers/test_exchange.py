@@ -227,7 +227,7 @@ def test_a_ladder_around_an_unadjusted_sampler_keeps_its_delta_exact() -> None:
     # minibatches: the sampler's own delta is an estimate, the ladder's is not; full batch: taken from the gradient pass
     grid = [0.2, 1.0]
     data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), targets.designs()["regression"])
-    for inner in (ss.SGNHT(per_nbeta=True, batch_size=2), ss.BAOAB(per_nbeta=True)):
+    for inner in (ss.SGLD(per_nbeta=True, batch_size=2), ss.SGLD(per_nbeta=True)):
         exchange = ss.ReplicaExchange(inner=inner, axis="beta", rungs=1, swap_every=2)
         values, _ = exchange.ladder(grid)
         posterior = jax.tree.map(

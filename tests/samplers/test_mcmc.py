@@ -22,26 +22,9 @@ from slt.posterior import Posterior
 from slt.priors import Normal, Uniform
 from slt.typing import InputError
 
-TUNED = {"mala": (ss.MALA(), 0.15), "hmc": (ss.HMC(), 0.1), "nuts": (ss.NUTS(), 0.15), "mclmc": (ss.MCLMC(), 0.1)}
-
 
 def acceptance(posterior: Posterior, position: jax.Array, info: Any) -> dict[str, jax.Array]:
     return {"rate": info.acceptance, "step": jnp.log(info.diagnostics["step_size"])}
-
-
-@pytest.mark.parametrize("name", TUNED)
-def test_steps_tune_themselves_from_any_start(name: str) -> None:
-    # from a step a million times too small, at three curvatures at once, one step per chain; constant after burn-in
-    sampler, slack = TUNED[name]
-    posteriors, exacts = targets.posteriors()
-    starts = targets.starts(exacts, 32)
-    outcome = run(spread(sampler, 3, step_size=[1e-7] * 3), posteriors, starts, acceptance, draws=200, burn_in=400)
-    rate = np.asarray(outcome.chain_means["rate"]).mean(1)
-    assert (np.abs(rate - sampler.target) < slack).all(), rate
-    last = np.log(np.asarray(outcome.info.diagnostics["step_size"]))
-    # the first draw after burn-in still has the exploring step
-    assert np.abs(np.asarray(outcome.chain_means["step"]) - last).max() < 0.02
-    assert np.unique(last).size > 50
 
 
 def test_an_untuned_step_is_the_one_given() -> None:
@@ -78,13 +61,15 @@ def test_mclmc_refuses_one_dimension_before_any_compute() -> None:
         ss.MCLMC()(posterior)
 
 
-@pytest.mark.parametrize("sampler", [ss.HMC(), ss.MALA()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [ss.HMC(), pytest.param(ss.MALA(), marks=pytest.mark.statistics)], ids=lambda s: type(s).__name__
+)
 def test_a_flat_density_in_a_box_is_sampled(sampler: ss.Sampler) -> None:
     # t = 0: every step is accepted, so the search for one must stop by itself
     model = potential(lambda w: w[0] ** 4, 1, Uniform(-1.0, 1.0))
     one = Posterior.build(model, jnp.zeros((1, 0)), 1, 0.0, centre=jnp.zeros(1))
     outcome = run(
-        spread(sampler, 1), jax.tree.map(lambda leaf: leaf[None], one), jnp.zeros((1, 500, 1)),
+        spread(cls(), 1), jax.tree.map(lambda leaf: leaf[None], one), jnp.zeros((1, 500, 1)),
         lambda posterior, position, info: position[0] ** 2, draws=100, burn_in=200,
     )  # fmt: skip
     assert_close(outcome.estimates(), 1 / 3, 0.01)

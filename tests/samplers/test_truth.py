@@ -3,13 +3,15 @@ program. Exact samplers get no allowance; the others a bias bound stated here, f
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from samplers import targets
-from samplers.harness import run, spread
+from samplers.harness import Outcome, run, spread
 from stats import Estimate, assert_close
 
 import slt.samplers as ss
+from slt.posterior import Posterior
 from slt.samplers import Sampler
 
 CHAINS = 256
@@ -32,6 +34,11 @@ def measured(
         spread(sampler, len(exacts), **columns), posteriors, targets.starts(exacts, CHAINS), targets.moments,
         draws=draws, per=per, burn_in=burn_in,
     )  # fmt: skip
+    return against(outcome, exacts)
+
+
+def against(outcome: Outcome, exacts: list[targets.Exact]) -> list[tuple[Estimate, Estimate, Estimate]]:
+    """What `measured` returns, from a run that folded `targets.moments`."""
     means = {name: np.asarray(leaf, np.float64) for name, leaf in outcome.chain_means.items()}
     found = []
     for cell, exact in enumerate(exacts):
@@ -63,19 +70,33 @@ EXACT = {
 }
 
 
+def tuned(posterior: Posterior, position: Any, info: Any) -> dict[str, Any]:
+    step = jnp.log(info.diagnostics["step_size"])
+    return targets.moments(posterior, position, info) | {"rate": info.acceptance, "step": step}
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.statistics if "-" in name else ()) for name in EXACT]
 )
-def test_exact_samplers_have_no_bias(name: str) -> None:
+def test_exact_samplers_have_no_bias_and_tune_themselves(name: str) -> None:
     sampler, draws = EXACT[name]
     assert sampler.exact
-    _, exacts = targets.posteriors()
-    for target, (mean, variance, energy) in zip(
-        targets.NAMES, measured(sampler, exacts, draws, burn_in=300), strict=True
-    ):
+    posteriors, exacts = targets.posteriors()
+    # from a step a million times too small, at three curvatures at once
+    outcome = run(
+        spread(sampler, 3, step_size=[1e-8] * 3), posteriors, targets.starts(exacts, CHAINS), tuned,
+        draws=draws, burn_in=300,
+    )  # fmt: skip
+    for target, (mean, variance, energy) in zip(targets.NAMES, against(outcome, exacts), strict=True):
         assert_close(mean, 0.0, 0.03, what=f"mean of {target}")
         assert_close(variance, 1.0, 0.05, what=f"variances of {target}")
         assert_close(energy, 1.0, 0.03, what=f"energy of {target}")
+    rate = np.asarray(outcome.chain_means["rate"]).mean(1)
+    assert (np.abs(rate - sampler.target) < 0.15).all(), rate
+    # one step per chain, constant after burn-in but for the first draw, which still has the exploring one
+    last = np.log(np.asarray(outcome.info.diagnostics["step_size"]))
+    assert np.abs(np.asarray(outcome.chain_means["step"]) - last).max() < 0.05
+    assert np.unique(last).size > CHAINS
 
 
 # eps times the largest curvature, by target. The stiff one has a hundred times slower direction, so a larger step.
