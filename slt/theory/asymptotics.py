@@ -19,7 +19,7 @@ def _large(t: Any) -> Values:
     return t
 
 
-def free_energy(coefficient: Coefficient, t: Any, loss: float = 0.0, constant: float = 0.0) -> Values:
+def free_energy(coefficient: Coefficient, t: Any, loss: float | int = 0, constant: float | int = 0) -> Values:
     """F = t loss + lambda log t - (m - 1) log log t + constant, up to o(1) (on data O_p(1)), at t = n beta > 1.
 
     `loss` is L_n(w0), or min K of a potential; the constant depends on prior and model and is 0 unless given.

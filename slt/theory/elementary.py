@@ -53,7 +53,7 @@ def tanh(hidden: int) -> Coefficient:
         2 if i * i == hidden else 1,
         "Aoyagi and Watanabe, Resolution of singularities and the generalization error with Bayesian estimation for "
         "layered neural network, IEICE J88-D-II (2005)",
-        "truth 0; one input, one output; checked by quadrature for 1, 2 and 3 units, for more the formula is recalled",
+        "truth 0; one input, one output; checked by quadrature for 1 and 2 units, to 2 % for 3, else recalled",
     )
 
 

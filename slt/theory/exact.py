@@ -64,7 +64,7 @@ def _unit(x: Any, a: float) -> tuple[Values, Values]:
     return np.where(near, np.exp(-small) * series, value), np.where(near, slope, a * (1 - np.exp(-large) / value))
 
 
-def gaussian_squares(t: Any, d: int, scale: float = 1.0) -> Curve:
+def gaussian_squares(t: Any, d: int, scale: float | int = 1) -> Curve:
     """K = w_1^2 + .. + w_d^2 under N(0, scale^2): F = (d/2) log(1 + 2 t scale^2), a Gaussian integral (lambda = d/2,
     m = 1).
 
