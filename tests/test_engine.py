@@ -193,7 +193,8 @@ def test_a_broken_chain_freezes_alone_and_is_recorded():
     np.testing.assert_array_equal(good.traces["delta"][:, 0], bad.traces["delta"][:, 0])
     assert np.all(bad.status[:, 1] == Status.NONFINITE_LOSS)
     np.testing.assert_array_equal(bad.broken_at, [[-1, 0], [-1, 0]])
-    assert np.all(np.isnan(bad.traces["delta"][:, 1])) and np.all(np.isfinite(bad.traces["delta"][:, 0]))
+    assert np.all(np.isnan(bad.traces["delta"][:, 1]))
+    assert np.all(np.isfinite(bad.traces["delta"][:, 0]))
     np.testing.assert_array_equal(bad.folds["moments"].draws, [[80, 0], [80, 0]])
     diverging = run(model, SGLD(step_size=5.0), cells, watch, schedule, key=key, centres=[outside])
     assert np.all(diverging.status == Status.NONFINITE_PARAMS) or np.all(diverging.status != Status.OK)
@@ -217,7 +218,7 @@ def test_the_folded_moments_are_those_of_the_trace():
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
+    "change, field",
     [
         ({"cells": []}, "grid"),
         ({"schedule": Schedule(0)}, "schedule.draws"),
@@ -235,7 +236,7 @@ def test_bad_input_is_named(change, field):
 
 
 @pytest.mark.parametrize(
-    ("axes", "field"),
+    "axes, field",
     [
         ({"n": 0}, "grid.n"),
         ({"n": []}, "grid.n"),
@@ -275,4 +276,5 @@ def test_x64_runs_under_the_same_keys():
         wide = np.asarray(jax.random.key_data(job.keys(job.plan.buckets[0])))
         trace = job.run()
     np.testing.assert_array_equal(narrow, wide)
-    assert trace.traces["delta"].dtype == np.float64 and np.all(np.isfinite(trace.traces["delta"]))
+    assert trace.traces["delta"].dtype == np.float64
+    assert np.all(np.isfinite(trace.traces["delta"]))

@@ -80,9 +80,11 @@ def test_restriction_over_a_pytree():
     assert [leaf.tolist() for leaf in position] == [[0.0, 5.0], [1.0, 1.0]]
     moved = restriction.merge(jax.tree.map(lambda leaf: leaf + 10, position), params)
     assert moved["a"].tolist() == [[10, 1, 2], [3, 4, 15]]
-    assert moved["b"].tolist() == [11, 11] and moved["c"] == 0
+    assert moved["b"].tolist() == [11, 11]
+    assert moved["c"] == 0
     same = Restriction({"a": np.array([[True, False, False], [False, False, True]]), "b": True, "c": False})
-    assert restriction == same and hash(restriction) == hash(same)
+    assert restriction == same
+    assert hash(restriction) == hash(same)
 
 
 @pytest.mark.parametrize("mask", [np.array([1.0, 0.0]), np.array([False, False])])

@@ -246,9 +246,12 @@ def test_ladders_of_different_lengths(tmp_path):
     seed = job.plan.cells[row[1]].data_seed
     found = data["rung_delta"].sel(n=3000, data_seed=seed).transpose("rung", "chain", "draw")
     np.testing.assert_array_equal(found, trace.traces["delta"][list(row)])
-    ladder = data_job(kernel=Ladder(axis="n", step_size=1e-4))
-    with pytest.raises(InputError, match="no other axis may follow it"):
-        layout(ladder)
+    along_n = data_job(kernel=Ladder(axis="n", step_size=1e-4))
+    cells = along_n.plan.cells
+    for bucket in along_n.plan.buckets:
+        for row in bucket.rows:
+            assert len({(cells[i].beta_label, cells[i].data_seed) for i in row}) == 1
+    assert layout(along_n).axes.coupled == "n"
 
 
 class KilledError(BaseException):
