@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from slt import catalogue, cli, commands, config, results, runs, tables
+from slt import catalogue, cli, config, results, runs, tables
 from slt.nodes import locate
 from slt.typing import Quantity
 
@@ -342,17 +342,3 @@ def test_double_precision(tmp_path: Path) -> None:
         jax.config.update("jax_enable_x64", False)
     assert run.data["main"]["params.w"].dtype == np.float64
     assert config.load(tmp_path / "run", ["tiny_model"]).x64
-
-
-@pytest.mark.parametrize("name", [item.name for item in catalogue.configs()])
-def test_every_config_runs_at_smoke_size(name: str, tmp_path: Path) -> None:
-    made = config.smoke(config.compose(name))
-    run = runs.begin(made, tmp_path / "run")
-    assert run.complete
-    assert set(run.data.children) == {"main", *made.parts}
-    for part in run.data.children:
-        status = run.data[part].to_dataset()["status"]
-        assert (status == 0).all()
-    assert run.quantities
-    home = config.experiment(made)
-    assert home is None or commands.draw(run, made)
