@@ -3,14 +3,17 @@
 
 lam(t) = t <K>_t is what an unbiased estimator of the learning coefficient returns at n beta = t where min K = 0; it
 tends to lambda - (m - 1)/log t. Every function takes a number or an array of t >= 0 and returns arrays of its shape.
+Chains, factorisations and two-layer linear networks are in `factorisation` and `two_layer`, any K of one to three
+variables in `quadrature`.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, special
+from scipy import linalg, optimize, special
 
 from slt.typing import InputError
 
@@ -92,22 +95,48 @@ def monomial(t: Any, k: int) -> Curve:
 def normal_crossing(t: Any, d: int) -> Curve:
     """K = (w_1 .. w_d)^2, w uniform on [0, 1]^d or [-1, 1]^d: lambda = 1/2, m = d.
 
-    Z = int_0^inf u^(d-1) e^-u / Gamma(d) exp(-t e^-2u) du, since u = -log prod |w_i| is a sum of d exponentials; the
-    same as the hypergeometric dFd(1/2, ..; 3/2, ..; -t). By Gauss-Legendre on 200 panels, cut where e^-u has fallen
-    by 1e-17.
+    Z is the hypergeometric dFd(1/2, ..; 3/2, ..; -t).
+    """
+    _order("d", d)
+    return crossing(t, [1] * d)
+
+
+def crossing(t: Any, k: Sequence[int], h: Sequence[float | int] | None = None) -> Curve:
+    """K = prod w_i^(2 k_i) on [0, 1]^d under the density prod (h_i + 1) w_i^h_i, or on [-1, 1]^d under prod |w_i|^h_i.
+
+    h is 0, uniform, unless given. lambda = min (h_i + 1)/(2 k_i), m how often. v = -log K is a sum of exponentials with
+    rates (h_i + 1)/(2 k_i); its density p(v), of phase type, is carried from panel to panel by matrix exponentials of
+    positive terms alone, and Z = int p(v) exp(-t e^-v) dv by Gauss-Legendre, cut where p has fallen by 1e-17.
     """
     t = _times(t)
-    _order("d", d)
+    for each in k:
+        _order("k", each)
+    h = [0.0] * len(k) if h is None else h
+    if not k or len(h) != len(k):
+        raise InputError("h", h, f"give one exponent of the prior for each of {len(k)} variables, at least one")
+    for each in h:
+        if not (np.isfinite(each) and each > -1):
+            raise InputError("h", each, "give exponents > -1")
+    rates = np.sort([(prior + 1) / (2 * power) for power, prior in zip(k, h, strict=True)])[::-1]
+    generator = np.diag(-rates) + np.diag(rates[:-1], 1)
     nodes, weights = special.roots_legendre(20)
-    top = 0.5 * np.log(max(1.0, float(t.max(initial=0.0)))) + 45 + 4 * d
-    edges = np.linspace(0.0, top, 201)
-    half = np.diff(edges)[:, None] / 2
-    u = (edges[:-1, None] + half * (1 + nodes)).ravel()
-    density = (half * weights).ravel() * np.exp((d - 1) * np.log(u) - u - special.gammaln(d))
-    energy = np.exp(-2 * u)
-    factor = np.exp(-t[..., None] * energy)
-    z = factor @ density
-    return _curve(-np.log(z), t * (factor @ (density * energy)) / z)
+    panel = min(0.5, 4 / rates[0])
+    top = np.log(max(1.0, float(t.max(initial=0.0)))) + (45 + 4 * len(k)) / rates[-1]
+    panels = int(np.ceil(top / panel))
+    inside = linalg.expm(generator * (panel / 2 * (1 + nodes))[:, None, None])[:, :, -1] * rates[-1]
+    step = linalg.expm(generator * panel)
+    phases = np.zeros((panels, len(k)))
+    phases[0, 0] = 1.0
+    for i in range(1, panels):
+        phases[i] = phases[i - 1] @ step
+    v = (panel * np.arange(panels)[:, None] + panel / 2 * (1 + nodes)).ravel()
+    mass = ((phases @ inside.T) * (panel / 2 * weights)).ravel()
+    energy = np.exp(-v)
+    exponent = t[..., None] * energy
+    z = np.exp(-exponent) @ mass
+    near = np.log1p(np.expm1(-np.minimum(exponent, 1.0)) @ mass)  # exact to the last digit near t = 0
+    f = np.where(t < 1, -near, -np.log(z))
+    return _curve(f, t * (np.exp(-exponent) @ (mass * energy)) / z)
 
 
 TWO_BASINS_BOUNDARY = 0.49783673071612594

@@ -3,7 +3,8 @@ import pytest
 import truth
 from scipy import special
 
-from slt.theory import exact
+from slt.theory import asymptotics, elementary, exact
+from slt.theory.quadrature import quadrature
 from slt.typing import InputError
 
 T = np.array([10.0, 100.0, 1000.0, 10000.0])
@@ -23,6 +24,10 @@ NOTES = {
     "(xy)^2": (
         lambda t: exact.normal_crossing(t, 2),
         [(0.51452289, 0.265595), (1.23420158, 0.347762), (2.08498962, 0.387277), (3.00552334, 0.410505)],
+    ),
+    "(x^2 y)^2": (
+        lambda t: exact.crossing(t, [2, 1]),
+        [(0.30223326, 0.155215), (0.72435601, 0.204284), (1.22301151, 0.226197), (1.75783221, 0.237150)],
     ),
     "(xyz)^2": (
         lambda t: exact.normal_crossing(t, 3),
@@ -47,7 +52,7 @@ def test_against_quadrature(t):
         np.testing.assert_allclose(
             (found.free_energy, found.lam), truth.monomial(t, k), rtol=1e-8, atol=1e-14, err_msg=f"x^{2 * k}"
         )
-    for d in (2, 3):
+    for d in (2, 3) if t == 37 else (2,):
         found, reference = exact.normal_crossing(t, d), truth.normal_crossing(t, d)
         np.testing.assert_allclose((found.free_energy, found.lam), reference, rtol=2e-5, atol=1e-13, err_msg=f"d={d}")
     found = exact.gaussian_squares(t, 3)
@@ -73,6 +78,29 @@ def test_normal_crossing_against_one_factor_integrated_exactly():
         assert exact.normal_crossing(t, 2).free_energy == pytest.approx(-np.log(z), rel=1e-12)
     one = exact.normal_crossing(T, 1)
     np.testing.assert_allclose(one.free_energy, exact.monomial(T, 1).free_energy, rtol=1e-10)
+
+
+@pytest.mark.parametrize("t", [1e-6, 0.5, 30.0, 1e6])
+def test_crossings_with_a_prior(t):
+    """K = (x^3 y)^2 under 2x (3/2) y^(1/2), and the other way round."""
+
+    def log_prior(w):
+        return np.log(3 * w[..., 0]) + np.log(w[..., 1]) / 2
+
+    tiny = 1e-12  # log 0 at the ends
+    direct = quadrature(lambda w: (w[..., 0] ** 3 * w[..., 1]) ** 2, t, [(tiny, 1)] * 2, log_prior=log_prior, rtol=1e-8)
+    found = exact.crossing(t, [3, 1], [1, 0.5])
+    np.testing.assert_allclose(found, (direct.free_energy, direct.lam), atol=1e-10)
+    np.testing.assert_allclose(exact.crossing(t, [1, 3], [0.5, 1]), found, rtol=1e-12)
+
+
+def test_crossings_reach_their_lambda_and_m():
+    t = np.array([1e60, 1e80])
+    for k, h in (([2, 1], [0, 0]), ([2, 1], [1, 0]), ([1, 3, 2], [0, 0, 0.5]), ([4, 4, 4], None)):
+        known = elementary.normal_crossing(k, h)
+        f = exact.crossing(t, k, h).free_energy - asymptotics.free_energy(known, t)
+        assert abs(f[1] - f[0]) < 0.01 * known.m**2
+        np.testing.assert_allclose(exact.crossing(t, k, h).lam, asymptotics.lam(known, t), atol=2e-3)
 
 
 def test_two_basins_table():
@@ -121,6 +149,10 @@ def test_bad_input():
         lambda: exact.monomial(np.nan, 1),
         lambda: exact.monomial(1.0, 0),
         lambda: exact.normal_crossing(1.0, True),
+        lambda: exact.crossing(1.0, []),
+        lambda: exact.crossing(1.0, [1, 0]),
+        lambda: exact.crossing(1.0, [1], [-1]),
+        lambda: exact.crossing(1.0, [1], [0, 0]),
         lambda: exact.gaussian_squares(1.0, 2, 0.0),
     ):
         with pytest.raises(InputError):

@@ -153,16 +153,11 @@ def test_localised_posteriors_and_saddles():
 
 def test_slopes_agree_with_newton_polyhedra():
     """lambda and m of singular points, from F at large t by quadrature."""
-    for f, k, box in [
-        ("y^2 - x^3", lambda x, y: y**2 - x**3, 1.0),
-        ("x^2*y - y^3 + x^5", lambda x, y: x**2 * y - y**3 + x**5, 0.5),
-    ]:
-        t = np.array([1e16, 1e18])
-        found = quadrature(lambda w, k=k: k(w[..., 0], w[..., 1]) ** 2, t, [(-box, box)] * 2, rtol=1e-3)
-        known = newton.square(f)
-        assert known.m == 1
-        slope = np.diff(found.free_energy) / np.log(100)
-        np.testing.assert_allclose(slope, known.lam, atol=0.01)
+    f, k = "x^2*y - y^3 + x^5", lambda x, y: x**2 * y - y**3 + x**5
+    found = quadrature(lambda w: k(w[..., 0], w[..., 1]) ** 2, [1e12, 1e15], [(-0.5, 0.5)] * 2, rtol=1e-3)
+    known = newton.square(f)
+    assert known.m == 1
+    assert np.diff(found.free_energy) / np.log(1e3) == pytest.approx(known.lam, abs=0.01)
 
 
 def test_infinite_potentials_are_outside():
