@@ -125,7 +125,7 @@ class Draws:
         names = list(self.data["phase"].attrs["names"])
         labels, count = self.draws("phase").astype(int), len(names)
         ladders = "rung_delta" in self.data
-        share = occupancy.occupancy(labels, count, ok=self.ok)
+        share = occupancy.occupancy(labels, count, ok=self.ok, independent=self.round_trips() if ladders else None)
         inside = diagnostics.within_phases(self.delta, labels, count, ok=self.ok)
         dwell = occupancy.mean_dwell(occupancy.dwell(labels, ok=self.ok), count)
         baselines = np.stack([self.baseline(name) for name in names], axis=-1)
@@ -150,6 +150,13 @@ class Draws:
             if not ladders:
                 found[f"dwell[{name}]"] = self.over_seeds(pick(dwell))
         return found
+
+    def round_trips(self) -> np.ndarray:
+        """Round trips of all ladders of a cell after burn-in [grid...]: independent looks; at least one a ladder."""
+        trips = self.data["round_trips"].isel(draw=self.keep)
+        made = (trips.isel(draw=-1) - trips.isel(draw=0)).clip(min=0).sum(("rung", "chain"))  # a broken one has -1
+        whole = made.broadcast_like(self.data["offset"]).transpose(*self.grid).values
+        return np.maximum(whole, self.data.sizes["chain"])
 
     def ladders(self) -> dict[str, Quantity]:
         """Free energies and exchange rates of ladders along t or beta."""
