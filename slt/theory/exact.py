@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg, optimize, special
+from scipy import optimize, special
 
 from slt.typing import InputError
 
@@ -101,6 +101,20 @@ def normal_crossing(t: Any, d: int) -> Curve:
     return crossing(t, [1] * d)
 
 
+def _phases(rates: Float[np.ndarray, " d"], v: Float[np.ndarray, " v"]) -> Float[np.ndarray, "v d d"]:
+    """exp(S v), S the generator that leaves phase i for i + 1 at rates[i]: the power series of S + max rates,
+    positive.
+    """
+    most = float(rates.max())
+    positive = np.diag(most - rates) + np.diag(rates[:-1], 1)
+    term = np.broadcast_to(np.eye(len(rates)), (len(v), len(rates), len(rates)))
+    total = term
+    for k in range(1, 80):  # most v <= 4
+        term = (term @ positive) * (v / k)[:, None, None]
+        total = total + term
+    return total * np.exp(-most * v)[:, None, None]
+
+
 def crossing(t: Any, k: Sequence[int], h: Sequence[float | int] | None = None) -> Curve:
     """K = prod w_i^(2 k_i) on [0, 1]^d under the density prod (h_i + 1) w_i^h_i, or on [-1, 1]^d under prod |w_i|^h_i.
 
@@ -118,19 +132,18 @@ def crossing(t: Any, k: Sequence[int], h: Sequence[float | int] | None = None) -
         if not (np.isfinite(each) and each > -1):
             raise InputError("h", each, "give exponents > -1")
     rates = np.sort([(prior + 1) / (2 * power) for power, prior in zip(k, h, strict=True)])[::-1]
-    generator = np.diag(-rates) + np.diag(rates[:-1], 1)
     nodes, weights = special.roots_legendre(20)
     panel = min(0.5, 4 / rates[0])
     top = np.log(max(1.0, float(t.max(initial=0.0)))) + (45 + 4 * len(k)) / rates[-1]
     panels = int(np.ceil(top / panel))
-    inside = linalg.expm(generator * (panel / 2 * (1 + nodes))[:, None, None])[:, :, -1] * rates[-1]
-    step = linalg.expm(generator * panel)
+    *inside, step = _phases(rates, np.append(panel / 2 * (1 + nodes), panel))
+    density = np.array(inside)[:, :, -1] * rates[-1]
     phases = np.zeros((panels, len(k)))
     phases[0, 0] = 1.0
     for i in range(1, panels):
         phases[i] = phases[i - 1] @ step
     v = (panel * np.arange(panels)[:, None] + panel / 2 * (1 + nodes)).ravel()
-    mass = ((phases @ inside.T) * (panel / 2 * weights)).ravel()
+    mass = ((phases @ density.T) * (panel / 2 * weights)).ravel()
     energy = np.exp(-v)
     exponent = t[..., None] * energy
     z = np.exp(-exponent) @ mass

@@ -82,7 +82,7 @@ def test_scalar_chains_have_the_numbers_of_the_notes(depth, s):
 
 def test_quadrature_in_three_dimensions():
     edges = [np.linspace(-7, 7, 15)] * 3
-    found = truth.quadrature(lambda w: np.sum(w**2, axis=-1), truth.normal_log_prior, edges, 2.0)
+    found = truth.quadrature(lambda w: np.sum(w**2, axis=-1), truth.normal_log_prior, edges, 2.0, order=8)
     np.testing.assert_allclose([found.free_energy, 2 * found.energy], truth.sum_of_squares(2.0, 3), rtol=1e-9)
     np.testing.assert_allclose(found.cov, np.eye(3) / 5, atol=1e-9)
 

@@ -119,8 +119,8 @@ def test_invariances(rng):
     "target,hidden,t", [(np.diag([1.0, 0.5]), 2, 100.0), (np.zeros((2, 4)), 3, 1e3), (np.diag([1.0, 0.0]), 3, 20.0)]
 )
 def test_reference_against_exact(target, hidden, t):
-    found = two_layer_reference(t, target, hidden, chains=48, draws=200)
-    stats.assert_close(stats.Estimate(found.lam, found.stderr), two_layer(t, target, hidden).lam, 0.03)
+    found = two_layer_reference(t, target, hidden, chains=48, draws=100)
+    stats.assert_close(stats.Estimate(found.lam, found.stderr), two_layer(t, target, hidden).lam, 0.05)
     assert abs(found.drift) < 4
     assert 0.6 < found.acceptance < 0.95
 
@@ -146,7 +146,7 @@ def test_reference_with_a_centre_where_all_is_gaussian():
     )
     # E|AB|^2 = sum over the 2 outputs of E (sum_k a_k b_k)^2, a_k, b_k ~ N(1, 1/4)
     mean = 2 * (2 * (1.25**2 - 1) + 4)
-    stats.assert_close(stats.Estimate(found.lam / 1e-6, found.stderr / 1e-6), mean, 0.2)
+    stats.assert_close(stats.Estimate(found.lam / 1e-6, found.stderr / 1e-6), mean, 0.3)
 
 
 @pytest.mark.parametrize(
