@@ -111,10 +111,10 @@ data
 
 # %% [markdown]
 # The result is an `xarray` dataset: `delta` is $K(w)$ less its value at a fixed reference point, `phase` the label of
-# each draw, `params` the stored draws. `summarise_part` turns it into named quantities, each with a standard error.
+# each draw, `params` the stored draws. `slt.summarise` turns it into named quantities, each with a standard error.
 
 # %%
-quantities = slt.analysis.summarise_part(data)
+quantities = slt.summarise(data)
 for name in ("mass[cross]", "mass[well]", "llc[cross]", "llc[well]", "free_energy"):
     value, stderr, _ = quantities[name]
     print(f"{name:12}", *(f"{v:6.3f}±{e:.3f}" for v, e in list(zip(value, stderr, strict=True))[::3]))
