@@ -21,6 +21,7 @@ import test_configs
 from markdown_it import MarkdownIt
 from models import test_conformance as of_models
 from samplers import test_conformance as of_samplers
+from samplers import test_truth as of_exactness
 
 import slt.models
 import slt.samplers
@@ -215,6 +216,8 @@ def test_sampler_inside(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_samplers.test_each_has_a_config_that_names_its_fields_and_defaults("RandomWalk")
     with jax.enable_x64(True):
         of_samplers.test_double_precision_stays_double("RandomWalk", None)
+    monkeypatch.setitem(of_exactness.EXACT, "walk", (walk.RandomWalk(), 4000))
+    of_exactness.test_exact_samplers_have_no_bias_and_tune_themselves("walk")
     config.compose("two_basins/demo", ["sampler@sampler.inner=walk", "~sampler.inner.leapfrogs"])
 
 
