@@ -36,7 +36,7 @@ class PSGLD(Langevin):
 
     decay: float = 0.99
     damping: float = 0.1
-    frozen: bool = static(default=False)
+    frozen: bool = static(default=True)
 
     def check(self) -> None:
         super().check()

@@ -180,10 +180,13 @@ def test_masses_of_two_basins_around_other_samplers(inner: Sampler) -> None:
     check_basins(outcome, on_grid, exchange, 0.01)
 
 
+STEADY = ss.HMC(leapfrogs=5, step_size=0.3, tune=False)  # compiles faster than one that looks for its step
+
+
 def test_along_beta_every_rung_has_its_own_posterior() -> None:
     # linear regression at beta = .1 .. 1, against closed forms; extra rungs below and between
     grid = [0.1, 0.3, 1.0]
-    exchange = ss.ReplicaExchange(inner=ss.HMC(leapfrogs=5), axis="beta", rungs=2, between=1)
+    exchange = ss.ReplicaExchange(inner=STEADY, axis="beta", rungs=2, between=1)
     values, on_grid = exchange.ladder(grid)
     data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), targets.designs()["regression"])
     check_energies(exchange, data, [(targets.SIZE, b) for b in values], on_grid, grid, [targets.SIZE] * 3, grid)
@@ -192,7 +195,7 @@ def test_along_beta_every_rung_has_its_own_posterior() -> None:
 def test_along_n_data_sets_are_nested() -> None:
     # the same at n = 2, 4, 8 with beta = 1; rungs below n = 2 have n = 2 and a smaller beta, those between their own n
     grid = [2, 4, 8]
-    exchange = ss.ReplicaExchange(inner=ss.HMC(leapfrogs=5), axis="n", rungs=2, between=1)
+    exchange = ss.ReplicaExchange(inner=STEADY, axis="n", rungs=2, between=1)
     values, on_grid = exchange.ladder(grid)
     data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), targets.designs()["regression"])
     numbers = [(max(2, int(np.ceil(v))), min(1.0, v / 2)) for v in values]

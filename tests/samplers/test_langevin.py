@@ -105,8 +105,7 @@ def test_minibatch_noise_heats_sgld_as_theory_says() -> None:
 def test_control_variate_meets_the_full_batch_bound_plus_two_per_cent(name: str) -> None:
     # what noise the control variate leaves falls with the size b of the minibatch, not with n/b: here b = 32, n = 256
     sampler, bound = BIASED[name]
-    frozen = {"frozen": True} if name == "psgld-frozen" else {}
-    noisy = type(sampler)(batch_size=32, control_variate=True, **frozen)
+    noisy = type(sampler)(batch_size=32, control_variate=True)
     limit = float(bound(np.array(0.05))) + 0.02
     for target in ("location", "regression"):
         mean, variance, energy = minibatched(noisy, target, 0.05, 500, 256)
