@@ -5,8 +5,9 @@ O_p(1) (Watanabe, Algebraic Geometry and Statistical Learning Theory, 2009, main
 no array library is imported.
 """
 
+import operator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Coefficient(NamedTuple):
@@ -37,17 +38,21 @@ def refusal(field: str, value: object, cure: str) -> ValueError:
     return InputError(field, value, cure)
 
 
-def integer(field: str, value: object, least: int) -> int:
-    """The value, an integer of at least `least`, or an InputError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise refusal(field, value, f"give an integer >= {least}")
-    return value
-
-
-def exponent(field: str, value: object) -> Fraction:
-    """A prior's exponent h of w^h, above -1 so that the prior can be normalised, exactly."""
+def integer(field: str, value: Any, least: int) -> int:
+    """The value as an int, an integer of at least `least`, or an InputError."""
     try:
-        h = Fraction(value)  # type: ignore[arg-type]
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise refusal(field, value, f"give an integer >= {least}")
+    return number
+
+
+def exponent(field: str, value: Any) -> Fraction:
+    """A prior's exponent h of w^h, above -1 so that the prior can be normalised, exactly; 0.1 is 1/10."""
+    try:
+        h = Fraction(repr(float(value)) if isinstance(value, float) else value)
     except (TypeError, ValueError, OverflowError):
         raise refusal(field, value, "give a number > -1, the h of a prior density w^h") from None
     if isinstance(value, bool) or h <= -1:

@@ -47,7 +47,7 @@ K = prod w_i^(2 k_i) for whole numbers k_1,k_2,.. and a prior ~ prod |w_i|^h_i n
         """\
 K >= 0 at the origin by its Newton polyhedron, in exact arithmetic. Write 'x^4*y^2 + x^2*y^8' or 'x^4y^2 + x^2y^8';
 a variable is one letter, with a number if you like (w12). Refused, with the reason, if K is degenerate: (x - y)^2
-vanishes off the axes, and the polyhedron knows nothing of that.""",
+vanishes off the axes, and the polyhedron knows nothing of that. A minus sign first needs a -- before it.""",
     ),
     "square": (
         "K = f^2 of a polynomial f",

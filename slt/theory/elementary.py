@@ -47,7 +47,8 @@ def tanh(hidden: int) -> Coefficient:
 
     m = 2 where i^2 = H, else 1. Aoyagi and Watanabe (2005).
     """
-    i = math.isqrt(integer("hidden", hidden, 1))
+    hidden = integer("hidden", hidden, 1)
+    i = math.isqrt(hidden)
     return Coefficient(
         float(Fraction(hidden + i * i + i, 4 * i + 2)),
         2 if i * i == hidden else 1,

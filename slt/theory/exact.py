@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, special
 
-from slt.typing import InputError
+from slt.theory.coefficient import integer, refusal
 
 Values = Float[np.ndarray, "*t"]
 
@@ -41,16 +41,12 @@ def _curve(free_energy: Any, lam: Any) -> Curve:
     return Curve(np.asarray(free_energy), np.asarray(lam))
 
 
-def _times(t: Any) -> Values:
+def times(t: Any) -> Values:
+    """An array of finite t >= 0, or an InputError."""
     t = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(t) & (t >= 0)).all():
-        raise InputError("t", t, "give finite numbers >= 0")
+        raise refusal("t", t, "give finite numbers >= 0")
     return t
-
-
-def _order(field: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(field, value, "give an integer >= 1")
 
 
 def _unit(x: Any, a: float) -> tuple[Values, Values]:
@@ -73,10 +69,10 @@ def gaussian_squares(t: Any, d: int, scale: float | int = 1) -> Curve:
 
     Coordinates that K does not depend on change nothing.
     """
-    t = _times(t)
-    _order("d", d)
+    t = times(t)
+    integer("d", d, 1)
     if not scale > 0:
-        raise InputError("scale", scale, "give the prior's standard deviation, > 0")
+        raise refusal("scale", scale, "give the prior's standard deviation, > 0")
     x = 2 * t * scale**2
     return _curve(d / 2 * np.log1p(x), d / 2 * x / (1 + x))
 
@@ -86,8 +82,8 @@ def monomial(t: Any, k: int) -> Curve:
 
     lambda = 1/2k, m = 1.
     """
-    t = _times(t)
-    _order("k", k)
+    t = times(t)
+    integer("k", k, 1)
     value, slope = _unit(t, 1 / (2 * k))
     return _curve(-np.log(value), slope)
 
@@ -97,7 +93,7 @@ def normal_crossing(t: Any, d: int) -> Curve:
 
     Z is the hypergeometric dFd(1/2, ..; 3/2, ..; -t).
     """
-    _order("d", d)
+    integer("d", d, 1)
     return crossing(t, [1] * d)
 
 
@@ -122,15 +118,15 @@ def crossing(t: Any, k: Sequence[int], h: Sequence[float | int] | None = None) -
     rates (h_i + 1)/(2 k_i); its density p(v), of phase type, is carried from panel to panel by matrix exponentials of
     positive terms alone, and Z = int p(v) exp(-t e^-v) dv by Gauss-Legendre, cut where p has fallen by 1e-17.
     """
-    t = _times(t)
+    t = times(t)
     for each in k:
-        _order("k", each)
+        integer("k", each, 1)
     h = [0.0] * len(k) if h is None else h
     if not k or len(h) != len(k):
-        raise InputError("h", h, f"give one exponent of the prior for each of {len(k)} variables, at least one")
+        raise refusal("h", h, f"give one exponent of the prior for each of {len(k)} variables, at least one")
     for each in h:
         if not (np.isfinite(each) and each > -1):
-            raise InputError("h", each, "give exponents > -1")
+            raise refusal("h", each, "give exponents > -1")
     rates = np.sort([(prior + 1) / (2 * power) for power, prior in zip(k, h, strict=True)])[::-1]
     nodes, weights = special.roots_legendre(20)
     panel = min(0.5, 4 / rates[0])
@@ -163,7 +159,7 @@ def two_basins(t: Any) -> TwoBasins:
     incomplete: Z_U = (1/4) e^(-0.01 t) t^(-1/4) (1/4) [gamma(1/4, t) + gamma(1/4, t (1 + b)^4)], Z_V = (1/4) (1/2)
     sqrt(pi/(20 t)) [erf(sqrt(20 t) (1 - b)) + erf(sqrt(20 t))].
     """
-    t = _times(t)
+    t = times(t)
     b = TWO_BASINS_BOUNDARY
     # Each half of a basin, of length l and depth c l^(1/a), contributes (1/4) l M(t c l^(1/a)).
     sides = [(1.0, 1.0, 0.25), (1 + b, (1 + b) ** 4, 0.25), (1 - b, 20 * (1 - b) ** 2, 0.5), (1.0, 20.0, 0.5)]

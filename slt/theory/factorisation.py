@@ -13,17 +13,10 @@ from jaxtyping import Float
 from scipy import special
 
 from slt.theory.coefficient import integer, refusal
-from slt.theory.exact import Curve, Values
+from slt.theory.exact import Curve, Values, times
 
 STEP = 0.02
 BLOCK = 2_000_000
-
-
-def _times(t: Any) -> Values:
-    t = np.asarray(t, dtype=np.float64)
-    if not (np.isfinite(t) & (t >= 0)).all():
-        raise refusal("t", t, "give finite numbers >= 0")
-    return t
 
 
 def log_normals(
@@ -71,7 +64,7 @@ def scalar_chain(t: Any, depth: int, s: float | int = 0) -> Curve:
 
     lam(t) overshoots 1/2 near t ~ 1/s^2, where the mode is learned.
     """
-    t = _times(t)
+    t = times(t)
     integer("depth", depth, 1)
     if not np.isfinite(s):
         raise refusal("s", s, "give a finite number")
@@ -88,7 +81,7 @@ def decoupled(t: Any, s: Any, q: int) -> Curve:
     An unlearned mode has lam about 1/2 + ((q-1)/q) t s^2, a learned one q/2, with the peak between at t ~ 8.5/s^2
     (q = 8).
     """
-    t = _times(t)
+    t = times(t)
     s = np.atleast_1d(np.asarray(s, dtype=np.float64))
     if s.ndim != 1 or not np.isfinite(s).all():
         raise refusal("s", s, "give one finite strength for each mode")

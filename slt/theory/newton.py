@@ -197,6 +197,11 @@ def square(f: str | Polynomial, prior: Prior = None) -> Coefficient:
     for face in faces:
         terms, corners = boundary.terms(face), sorted(face & vertices)
         part = show(polynomial, terms)
+        if len({terms[alpha] > 0 for alpha in corners}) == 1 and not any(x % 2 for alpha in corners for x in alpha):
+            definite = positivity.positive({alpha: c if terms[corners[0]] > 0 else -c for alpha, c in terms.items()})
+            if definite.answer:
+                unproved += [] if definite.proved else [f"{part} has no zero off the axes"]
+                continue
         regular = positivity.nonsingular(terms)
         if not regular.answer:
             why = f"degenerate: on a face of its Newton polyhedron it is {part}, which has a singular zero off the axes"

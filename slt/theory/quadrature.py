@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from slt.theory.coefficient import integer, refusal
+from slt.theory.exact import times
 
 Points = Float[np.ndarray, "... d"]
 Potential = Callable[[Any], Any]
@@ -52,6 +53,7 @@ ROUGH = 0.05
 STEP = 64.0
 NEGLIGIBLE = 60.0
 ROUNDS = 60
+LIMIT = 1_000_000_000
 CHUNK = 400_000
 """Potentials evaluated at once."""
 
@@ -115,6 +117,10 @@ class _Integral:
     def leaf(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The integrands [points, 3] and -log of the first, before the shift."""
         self.evaluations += len(w)
+        if self.evaluations > LIMIT:
+            raise refusal(
+                "potential", self.evaluations, "not resolved after so many evaluations: loosen rtol, cut the box"
+            )
         k, log_prior = self.energy(w)
         total = self.t * k - log_prior
         finite = total[np.isfinite(total)]
@@ -323,9 +329,7 @@ def quadrature(
         raise refusal("rtol", rtol, "give a relative error from 1e-14 up, below 1")
     panels = PANELS[d] if panels is None else integer("panels", panels, 1)
     cuts = [np.asarray(breaks[i] if breaks else [], np.float64) for i in range(d)]
-    times = np.asarray(t, np.float64)
-    if not (np.isfinite(times) & (times >= 0)).all():
-        raise refusal("t", t, "give finite numbers >= 0")
+    t = times(t)
     uniform = -float(np.sum([np.log(high - low) for low, high in box]))
 
     def energy(w: np.ndarray, member: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -347,7 +351,7 @@ def quadrature(
 
     members = [None] if region is None else list(range(integer("regions", regions, 1)))
     found = []
-    for each in times.ravel():
+    for each in t.ravel():
         parts, evaluations = [], 0
         for member in members:
             integral = _Integral(functools.partial(energy, member=member), box, cuts, panels)
@@ -367,4 +371,4 @@ def quadrature(
         errors = share @ error[some], share @ (lam_error[some] + error[some] * np.abs(spread))
         found.append((total, mean, heat, *errors, f, lam, evaluations))
     columns = [np.array(column) for column in zip(*found, strict=True)]
-    return Quadrature(*(column.reshape((*times.shape, *column.shape[1:])) for column in columns))
+    return Quadrature(*(column.reshape((*t.shape, *column.shape[1:])) for column in columns))

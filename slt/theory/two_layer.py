@@ -15,7 +15,7 @@ from jaxtyping import Real
 from scipy import special
 
 from slt.theory.coefficient import integer, refusal
-from slt.theory.exact import Curve, Values
+from slt.theory.exact import Curve, Values, times
 
 Matrix = Real[np.ndarray, "p q"]
 Block = tuple[tuple[np.ndarray, ...], np.ndarray]
@@ -146,9 +146,7 @@ def _one_row(q: int, m: float, t: float, x: Any) -> tuple[Any, Any]:
 
 
 def _checked(t: Any, target: Any, hidden: int) -> tuple[Values, np.ndarray]:
-    t, target = np.asarray(t, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if not (np.isfinite(t) & (t >= 0)).all():
-        raise refusal("t", t, "give finite numbers >= 0")
+    t, target = times(t), np.asarray(target, dtype=np.float64)
     if target.ndim != 2 or 0 in target.shape or not np.isfinite(target).all():
         raise refusal("target", target.shape, "give a finite matrix p x q")
     integer("hidden", hidden, 1)
