@@ -167,11 +167,11 @@ class Draws:
         swaps = rungs["swap"].mean(("draw", "chain")).transpose(*others, "rung")
         coords = {name: self.coords[name] for name in others} | {"rung": list(range(self.data.sizes["rung"]))}
         trips = rungs["round_trips"].isel(draw=-1).sum("rung").transpose(*others, "chain").values
+        several = trips.shape[-1] > 1  # one ladder alone says nothing of its error
+        spread = trips.std(-1, ddof=1) / np.sqrt(trips.shape[-1]) if several else np.full(trips.shape[:-1], np.nan)
         found = {
             "swap": Quantity(swaps.values, np.full(swaps.shape, np.nan), coords),
-            "round_trips": Quantity(
-                trips.mean(-1), trips.std(-1, ddof=1) / np.sqrt(trips.shape[-1]), {k: self.coords[k] for k in others}
-            ),
+            "round_trips": Quantity(trips.mean(-1), spread, {k: self.coords[k] for k in others}),
         }
         if axis == "n" or float(rungs["rung_value"].min()) > 0:
             return found

@@ -71,7 +71,8 @@ def beta_text(label: str | float) -> str:
 
 
 def _axis(name: str, values: object) -> list:
-    listed = list(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else [values]
+    values = np.asarray(values).tolist() if isinstance(values, np.ndarray | jax.Array) else values
+    listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
     if not listed:
         raise InputError(f"grid.{name}", values, "is empty: give at least one value")
     if len({str(v) for v in listed}) != len(listed):

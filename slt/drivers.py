@@ -124,7 +124,7 @@ def assemble(
 
 
 def sweep(
-    model: Model, sampler: Sampler, schedule: Schedule, *, start: Sequence[str] = ("prior",), **options: Any
+    model: Model, sampler: Sampler, schedule: Schedule, *, start: str | Sequence[str] = ("prior",), **options: Any
 ) -> xr.Dataset:
     """Run one sweep in memory and return its dataset, as a run directory would hold it (docs/format.md).
 
@@ -132,7 +132,7 @@ def sweep(
     """
     names = ("n", "beta", "t", "gamma", "data_seed", "control")
     axes = {axis: options.pop(axis) for axis in names if axis in options}
-    one = assemble(model, sampler, schedule, axes=axes, start=start, **options)
+    one = assemble(model, sampler, schedule, axes=axes, start=[start] if isinstance(start, str) else start, **options)
     layout = Layout.of(one.job, one.chain_starts, one.phases)
     arrays = {
         variable.name: np.full(layout.shape(variable), variable.fill, variable.dtype) for variable in layout.variables

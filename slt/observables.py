@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from slt.phases import Phases
 from slt.posterior import Posterior
 from slt.samplers.base import Info
-from slt.typing import Params
+from slt.typing import InputError, Params
 
 Watch = Callable[[Posterior, Params, Info], Any]
 """fn(posterior, params, info) -> arrays: what is watched at one draw of one chain."""
@@ -172,9 +172,12 @@ class diagnostic:
 
 @dataclass(frozen=True)
 class phase:
-    """Watch of the phase label of a draw, -1 where it belongs to none."""
+    """Watch of the phase label of a draw, -1 where it belongs to none; true and false count as 1 and 0."""
 
     phases: Phases
 
     def __call__(self, posterior: Posterior, params: Params, info: Info) -> Array:
-        return self.phases.label(params)
+        label = jnp.asarray(self.phases.label(params))
+        if label.shape != () or label.dtype.kind not in "bi":
+            raise InputError("phases.label", f"{label.dtype}{list(label.shape)}", "must be one whole number a draw")
+        return label.astype(jnp.int32) if label.dtype.kind == "b" else label

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import slt
 from slt import cli, draw, results
+from slt.samplers import SGLD, ReplicaExchange
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = '''\
@@ -185,3 +189,43 @@ def test_a_bug_of_the_users_keeps_its_traceback(own: Path) -> None:
     with pytest.raises(KeyError, match="my own bug") as caught:
         cli.main(["run", str(own / "my.yaml"), "model.mistake=constructor"])
     assert caught.value.__notes__ == ["while building model = my_file.MyModel"]
+
+
+def bowl(w):
+    return jnp.sum(jnp.square(w))
+
+
+SHORT = slt.Schedule(draws=16, chains=2, burn_in=4)
+
+
+def test_a_landscape_in_python_takes_what_one_naturally_writes() -> None:
+    model = slt.potential(bowl, 2, slt.Uniform(-2, 2))
+    phases = slt.Phases(("left", "right"), lambda w: w[0] > 0, "sign of w")  # true and false
+    data = slt.sweep(model, SGLD(), SHORT, t=jnp.array([1.0, 2.0]), start="prior", phases=phases)
+    assert set(np.unique(data["phase"])) <= {0, 1}
+    for t in (np.array([1.0, 2.0]), [1, 2], (1.0, 2.0)):
+        again = slt.sweep(model, SGLD(), SHORT, t=t, start=["prior"], phases=phases)
+        np.testing.assert_array_equal(again["delta"], data["delta"])
+    one_ladder = slt.sweep(model, ReplicaExchange(SGLD(), rungs=1), slt.Schedule(draws=16, chains=1), t=2.0)
+    assert np.isfinite(slt.summarise(one_ladder)["loss"].value).all()
+
+
+@pytest.mark.parametrize(
+    "slip, said",
+    [
+        ({"sampler": "sgld"}, "sampler = 'sgld': must be an slt sampler"),
+        ({"sampler": SGLD}, "must be an slt sampler"),
+        ({"model": slt.potential(jnp.square, 2, slt.Normal())}, "must return one value a sample"),
+        ({"t": []}, "grid.t = []: is empty"),
+        ({"t": "ten"}, "grid.t = 'ten': must be a number"),
+        ({"t": [1.0, 1.0]}, "has a value twice"),
+        ({"n": 10}, "a potential is gridded over t, not n"),
+        ({"start": "left"}, "start = 'left': no such basin"),
+        ({"phases": slt.Phases(("a", "b"), lambda w: w > 0, "each sign")}, r"phases.label = 'bool\[2\]': must be one"),
+        ({"observables": {"delta": slt.mean(lambda p, w, i: w)}}, "under a new name"),
+    ],
+)
+def test_a_slip_in_python_is_an_input_error(slip: dict, said: str) -> None:
+    given = {"model": slt.potential(bowl, 2, slt.Normal()), "sampler": SGLD(), "schedule": SHORT, "t": [1.0]}
+    with pytest.raises(slt.InputError, match=said.replace("[]", r"\[\]")):
+        slt.sweep(**(given | slip))
