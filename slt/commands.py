@@ -120,8 +120,8 @@ def _check(args: argparse.Namespace, messages: Console) -> int:
     made, out = _composed(args), _output()
     with messages.status("compiling and timing" if args.timed else "looking"):
         parts = drivers.parts(made)
-        found = drivers.check(parts, timed=False)
         seconds = expected_seconds(parts) if args.timed else {}
+        found = [drivers.check(part) for part in parts]
     out.print(config.dump(made), markup=False, soft_wrap=True)
     lines = []
     for one in found:

@@ -1,6 +1,5 @@
 """From a config to a finished run: builds the engine's jobs, runs them chunk by chunk into a store, and quenches."""
 
-import functools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,7 +172,7 @@ def _observables(
 
 def _point(name: str, model: Model, truth: Truth, field: str) -> Params:
     if name == "prior" or (name == "optimum" and truth.params is None):
-        return model.init(jax.random.key(0))
+        return jax.jit(model.init)(jax.random.key(0))
     if name == "optimum":
         return truth.params
     try:
@@ -185,9 +184,10 @@ def _point(name: str, model: Model, truth: Truth, field: str) -> Params:
 def _start(names: Sequence[str], jitter: float, model: Model, truth: Truth) -> Start:
     if not names:
         raise InputError("start", names, "is empty: name at least one of 'prior', 'optimum', or a basin")
-    points = [_point(name, model, truth, "start") for name in names]
-    cast = functools.partial(jnp.asarray, dtype=jnp.result_type(float))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack([cast(leaf) for leaf in leaves]), *points)
+    shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    drawn = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shape)  # chains draw their own
+    points = [drawn if name == "prior" else _point(name, model, truth, "start") for name in names]
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.result_type(float)), *points)
     return Start(stacked, jnp.array([name == "prior" for name in names]), float(jitter))
 
 
@@ -204,7 +204,7 @@ def sample(ready: Sequence[Part], store: Store, progress: Progress) -> None:
 
 
 class Check(NamedTuple):
-    """What one part would cost. seconds: estimated from one timed step of every bucket; None when not timed."""
+    """How large one part is: its own cells and the rungs a ladder adds, and the bytes of traces that it stores."""
 
     part: str
     cells: int
@@ -215,19 +215,13 @@ class Check(NamedTuple):
     draws: int
     steps: int
     trace_bytes: int
-    seconds: float | None
 
 
-def check(ready: Sequence[Part], *, timed: bool = True) -> list[Check]:
-    """Size and cost of every part. Times a few steps of every bucket; nothing is kept."""
-    return [_check(one, timed) for one in ready]
-
-
-def _check(one: Part, timed: bool) -> Check:
+def check(one: Part) -> Check:
+    """The size of one part; nothing is computed. What it takes: `slt.progress.expected_seconds`."""
     job, schedule = one.job, one.job.schedule
     free = jax.tree.leaves(job.centres[0] if job.restriction is None else job.restriction.free(job.centres[0]))
     rows = [len(bucket.rows) * len(bucket.rows[0]) for bucket in job.plan.buckets]
-    seconds = sum(job.time_draw(bucket) for bucket in job.plan.buckets) * schedule.draws if timed else None
     return Check(
         part=one.name,
         cells=job.plan.grid,
@@ -238,5 +232,4 @@ def _check(one: Part, timed: bool) -> Check:
         draws=schedule.draws,
         steps=schedule.draws * schedule.thin,
         trace_bytes=schedule.draws * sum(job.bytes_per_draw(bucket) for bucket in job.plan.buckets),
-        seconds=seconds,
     )

@@ -7,6 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -211,35 +212,45 @@ class Job:
         fits = self.schedule.memory // max(1, *(self.bytes_per_draw(bucket) for bucket in self.plan.buckets))
         return max(step, min(wanted, fits) // step * step)
 
+    @functools.cached_property
+    def emitted(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What observables emit and fold in one chain of one cell (rungs first, of a ladder): shapes and dtypes."""
+        bucket = max(self.plan.buckets, key=lambda one: one.size)
+        posteriors, keys = self.posteriors(bucket), self.keys(bucket)
+        with cheap_keys():
+            emitted, carry = program.emissions(self.sampler, posteriors, keys, self.start, self.watched)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), (emitted, carry.folds))
+
     def bytes_per_draw(self, bucket: Bucket) -> int:
         """Bytes of traces that one draw of the whole bucket takes."""
-        posteriors = jax.eval_shape(lambda: self.posteriors(bucket))
-        keys = jax.eval_shape(lambda: self.keys(bucket))
-
-        def emissions(posteriors: Posterior, keys: Key) -> dict[str, Any]:
-            carry = program.begin(self.sampler, posteriors, keys, self.start, self.watched)
-            return program.emissions(self.sampler, posteriors, keys, carry, self.watched)
-
-        emitted = jax.eval_shape(emissions, posteriors, keys)
         total = sum(
             math.prod(leaf.shape) * leaf.dtype.itemsize / watch.every
             for name, watch in self.watched
-            for leaf in jax.tree.leaves(emitted[name])
+            for leaf in jax.tree.leaves(self.emitted[0][name])
         )
-        return math.ceil(total)
+        return math.ceil(total * len(bucket.rows) * self.schedule.chains)
 
-    def time_draw(self, bucket: Bucket, repeats: int = 3) -> float:
-        """Seconds of one draw of the bucket, after compilation: the best of a few; the draws are thrown away."""
+    def timer(self, bucket: Bucket, pool: Executor, repeats: int = 3) -> Callable[[], float]:
+        """Has the bucket's programs compiled in the pool; gives what then times one draw, in seconds: the best."""
         posteriors, keys = self.posteriors(bucket), self.keys(bucket)
-        seconds = []
-        with jax.threefry_partitionable(False):
-            carry = program.begin(self.sampler, posteriors, keys, self.start, self.watched)
-            for draw in range(repeats + 1):
+        numbers = (np.int32(0), np.int32(1), np.int32(self.schedule.thin), np.int32(self.schedule.burn_in))
+        fixed: dict[str, Any] = {"observables": self.watched, "length": self.chunk_length}
+        with cheap_keys():
+            begin = program.begin.lower(self.sampler, posteriors, keys, self.start, self.watched)
+            carry = program.begin.eval_shape(self.sampler, posteriors, keys, self.start, self.watched)
+            advance = program.advance.lower(self.sampler, posteriors, keys, carry, *numbers, **fixed)
+        begun, advanced = pool.submit(begin.compile), pool.submit(advance.compile)
+
+        def time_it() -> float:
+            carry = begun.result()(self.sampler, posteriors, keys, self.start)
+            seconds = []
+            for _ in range(repeats + 1):
                 before = time.perf_counter()
-                carry, _ = self._advance(posteriors, keys, carry, draw, draw + 1)
-                jax.block_until_ready(carry)
+                carry, _ = jax.block_until_ready(advanced.result()(self.sampler, posteriors, keys, carry, *numbers))
                 seconds.append(time.perf_counter() - before)
-        return min(seconds[1:])
+            return min(seconds[1:])
+
+        return time_it
 
     def _advance(self, posteriors: Posterior, keys: Key, carry: Carry, first: int, stop: int) -> tuple[Carry, Any]:
         return program.advance(
@@ -279,10 +290,11 @@ class Job:
         keys, length = self.keys(bucket), self.chunk_length
         carry, done = None, 0
         if restore is not None:
-            like = jax.eval_shape(lambda: program.begin(self.sampler, posteriors, keys, self.start, self.watched))
+            with cheap_keys():
+                like = program.begin.eval_shape(self.sampler, posteriors, keys, self.start, self.watched)
             found = restore(number, like)
             carry, done = (None, 0) if found is None else found
-        with jax.threefry_partitionable(False):  # half the cost of normals on CPU; keys already differ per chain
+        with cheap_keys():
             if carry is None:
                 carry = program.begin(self.sampler, posteriors, keys, self.start, self.watched)
             chunks = []
@@ -306,6 +318,11 @@ def _columns(records: list[dict[str, float]]) -> dict[str, np.ndarray]:
 def _pad(leaf: Array, size: int) -> Array:
     missing = size - leaf.shape[0]
     return leaf[:size] if missing <= 0 else jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+
+
+def cheap_keys() -> Any:
+    """Normals at half the cost on CPU: their bits need not be alike when one array is sharded, keys differ by chain."""
+    return jax.threefry_partitionable(False)
 
 
 def _offset(posteriors: Posterior, bucket: Bucket) -> np.ndarray:

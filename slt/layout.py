@@ -219,17 +219,12 @@ class Layout:
 
 
 def _shapes(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What observables emit and fold in one cell and chain: shapes and dtypes, those of the largest bucket."""
-    bucket = max(job.plan.buckets, key=lambda one: one.size)
-
-    def traced() -> tuple[dict[str, Any], dict[str, Any]]:
-        posteriors, keys = job.posteriors(bucket), job.keys(bucket)
-        carry = program.begin(job.sampler, posteriors, keys, job.start, job.watched)
-        return program.emissions(job.sampler, posteriors, keys, carry, job.watched), carry.folds
-
-    lead = 2 if job.plan.coupled is None else 3
-    cut = functools.partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype))
-    emitted, folds = jax.eval_shape(traced)
+    """What observables emit and fold in one cell and chain: shapes and dtypes."""
+    emitted, folds = job.emitted
+    cut = functools.partial(
+        jax.tree.map,
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[0 if job.plan.coupled is None else 1 :], leaf.dtype),
+    )
     return cut(emitted), cut({name: folds[name] for name, watch in job.watched if watch.folds})
 
 

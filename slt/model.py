@@ -211,7 +211,7 @@ def check(model: Model, params: Params, batch: Batch) -> None:
     prior = jax.eval_shape(model.log_prior, params)
     if getattr(prior, "shape", None) != ():
         raise InputError("log_prior", getattr(prior, "shape", None), "must return a scalar: sum over all parameters")
-    value = float(model.log_prior(params))
+    value = float(jax.jit(model.log_prior)(params))
     if not jnp.isfinite(value):
         raise InputError(
             "log_prior", value, "is not finite at the start: start inside the prior's support, or widen the prior"

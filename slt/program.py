@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from slt.cells import fold_words
 from slt.model import Model
@@ -20,8 +20,12 @@ from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Algorithm, Info, Sampler
 from slt.typing import Batch, Key, Params, Status
 
+Observables = tuple[tuple[str, Observable], ...]
 BLOCK = 64  # samples drawn under one key, so that a data set is nested by prefix whatever n a grid asks for
 
+# LLVM levels: what runs once compiles in a third of the time; what runs long is as fast at 2 as at 3, and ready sooner
+ONCE: Any = {"xla_backend_optimization_level": 0}
+LONG: Any = {"xla_backend_optimization_level": 2}
 
 programs = collections.Counter[str]()
 """How often each program was traced, by name: once a bucket, never for a changed value."""
@@ -36,7 +40,7 @@ class Carry(NamedTuple):
     broken_at: Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3), compiler_options=ONCE)
 def draw_data(model: Model, words: Array, control: dict[str, Array], size: int) -> Batch:
     """Data sets of `size` samples, one for each row of words and controls: leaves [sets, size, ...]."""
 
@@ -48,7 +52,7 @@ def draw_data(model: Model, words: Array, control: dict[str, Array], size: int) 
     return jax.vmap(one)(words, control)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 8, 9))
+@functools.partial(jax.jit, static_argnums=(0, 8, 9), compiler_options=ONCE)
 def build_posteriors(
     model: Model,
     drawn: Batch,
@@ -80,7 +84,7 @@ def build_posteriors(
     return jax.vmap(one)(where, numbers, control, *chosen)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2, compiler_options=ONCE)
 def chain_keys(key: Key, words: Array, chains: int) -> Key:
     """Keys [cells, chains] from the run's key, each cell's words and the chain's number."""
     cells = jax.vmap(lambda w: fold_words(key, w))(words)
@@ -103,8 +107,8 @@ def _rungs(sampler: Sampler, fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn if sampler.coupled is None else jax.vmap(fn)
 
 
-@functools.partial(jax.jit, static_argnames=("observables",))
-def begin(sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: tuple) -> Carry:
+@functools.partial(jax.jit, static_argnames=("observables",), compiler_options=ONCE)
+def begin(sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: Observables) -> Carry:
     """The state of all chains before their first step; a start that is not finite is recorded as broken."""
     programs["begin"] += 1
 
@@ -136,29 +140,51 @@ def _status(sampler: Sampler, params: Array, losses: Array) -> Array:
     return jnp.where(broken & (status == Status.OK), Status.BROKEN_RUNG, status).astype(jnp.int32)
 
 
-def _step(sampler: Sampler) -> Callable[..., Any]:
-    def one(posterior: Posterior, key: Key, state: Any, number: Array) -> tuple[Any, Info]:
+@jax.jit  # under a jit of their own these are traced once, however often they are called
+def _stepped(
+    sampler: Sampler, posteriors: Posterior, keys: Key, state: Any, number: Int[Array, "..."]
+) -> tuple[Any, Info]:
+    """All chains one step on, and what their steps tell."""
+
+    def one(posterior: Posterior, key: Key, state: Any) -> tuple[Any, Info]:
         new, info = sampler(posterior).step(jax.random.fold_in(key, number), state)
         return new, info if isinstance(info, Info) else Info()
 
-    return one
+    return _chains(one)(posteriors, keys, state)
 
 
-def _watch(sampler: Sampler, watch: Observable) -> Callable[..., Any]:
+@functools.partial(jax.jit, static_argnums=1)
+def _seen(
+    sampler: Sampler, watch: Observable, posteriors: Posterior, position: Any, info: Info, fold: Any
+) -> tuple[Any, Any]:
+    """The fold and what is emitted, of all chains."""
+
     def one(posterior: Posterior, position: Any, info: Info, fold: Any) -> tuple[Any, Any]:
         return watch.update(posterior, posterior.params(position), info, fold)
 
-    return _chains(_rungs(sampler, one))
+    return _chains(_rungs(sampler, one))(posteriors, position, info, fold)
 
 
-def emissions(sampler: Sampler, posteriors: Posterior, keys: Key, carry: Carry, observables: tuple) -> dict[str, Any]:
-    """What the observables would emit after one step (for its shapes)."""
-    numbers = jnp.zeros(keys.shape, jnp.int32)
-    state, info = _chains(_step(sampler))(posteriors, keys, carry.state, numbers)
-    return {name: _watch(sampler, w)(posteriors, state.position, info, carry.folds[name])[1] for name, w in observables}
+def _shapes(
+    sampler: Sampler, posteriors: Posterior, keys: Key, carry: Carry, observables: Observables
+) -> tuple[Any, dict[str, Any]]:
+    """What one step tells, and what the observables then emit: shapes and dtypes."""
+    state, info = _stepped.eval_shape(sampler, posteriors, keys, carry.state, jnp.zeros((), jnp.int32))
+    seen = {n: _seen.eval_shape(sampler, w, posteriors, state.position, info, carry.folds[n]) for n, w in observables}
+    return info, {name: emitted for name, (_, emitted) in seen.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("observables", "length"), donate_argnames=("carry",))
+def emissions(
+    sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: Observables
+) -> tuple[dict[str, Any], Carry]:
+    """What the observables emit after one step, and the carry: shapes and dtypes; nothing is computed."""
+    carry = begin.eval_shape(sampler, posteriors, keys, start, observables)
+    return _shapes(sampler, posteriors, keys, carry, observables)[1], carry
+
+
+@functools.partial(
+    jax.jit, static_argnames=("observables", "length"), donate_argnames=("carry",), compiler_options=LONG
+)
 def advance(
     sampler: Sampler,
     posteriors: Posterior,
@@ -169,15 +195,13 @@ def advance(
     thin: Array,
     burn_in: Array,
     *,
-    observables: tuple[tuple[str, Observable], ...],
+    observables: Observables,
     length: int,
 ) -> tuple[Carry, dict[str, Any]]:
     """Draws first .. stop - 1 of all chains; buffers hold `length` draws, so fewer draws need no new program."""
     programs["advance"] += 1
-    stepped = _chains(_step(sampler))
-    shapes = jax.eval_shape(lambda: stepped(posteriors, keys, carry.state, jnp.zeros(keys.shape, jnp.int32)))
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
-    emitted = jax.eval_shape(lambda: emissions(sampler, posteriors, keys, carry, observables))
+    told, emitted = _shapes(sampler, posteriors, keys, carry, observables)
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), told)
     slots = {name: -(-length // watch.every) for name, watch in observables}
     buffers = {
         name: jax.tree.map(lambda leaf, s=slots[name]: jnp.zeros((s, *leaf.shape), leaf.dtype), emitted[name])
@@ -185,7 +209,7 @@ def advance(
     }
 
     def step(draw: Array, inner: Array, state: Any) -> tuple[Any, Info]:
-        state, info = stepped(posteriors, keys, state, jnp.full(keys.shape, draw * thin + inner))
+        state, info = _stepped(sampler, posteriors, keys, state, draw * thin + inner)
         return jax.lax.cond(
             draw < burn_in, lambda s, i: _adapted(sampler, posteriors, s, i), lambda s, _: s, state, info
         ), info
@@ -206,14 +230,14 @@ def advance(
         state = _select(chain_alive, state, old)
         new_folds, new_buffers = dict(folds), dict(buffers)
         for name, watch in observables:
-            seen = functools.partial(_watch(sampler, watch), posteriors, state.position, info)
+            look = functools.partial(_seen, sampler, watch, posteriors, state.position, info)
             if watch.folds:
-                keep = functools.partial(lambda n, s, f: _select(alive, s(f)[0], f), name, seen)
+                keep = functools.partial(lambda n, s, f: _select(alive, s(f)[0], f), name, look)
                 new_folds[name] = jax.lax.cond(number >= burn_in, keep, lambda f: f, folds[name])
             if jax.tree.leaves(emitted[name]):
                 place = number // watch.every - kept(first, watch.every)
 
-                def write(buffer: Any, s: Any = seen, n: str = name, at: Array = place) -> Any:
+                def write(buffer: Any, s: Any = look, n: str = name, at: Array = place) -> Any:
                     value = _blanked(alive, s(folds[n])[1])
                     return jax.tree.map(lambda b, v: jax.lax.dynamic_update_index_in_dim(b, v, at, 0), buffer, value)
 

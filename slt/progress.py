@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -156,16 +157,20 @@ class Reporter:
         return f"{duration(seconds)} left"
 
 
-def expected_seconds(parts: Sequence[Part], budget: float = 8.0) -> dict[str, float]:
+def expected_seconds(parts: Sequence[Part], budget: float = 3.0) -> dict[str, float]:
     """Seconds that sampling each part will take, by name: a draw of its largest program is timed, and of others while
     `budget` seconds last; what is left is scaled by cells and samples. Nothing is kept.
     """
-    began, timed = time.monotonic(), {}
+    began = time.monotonic()
     by_size = [[(p, b) for b in sorted(_buckets(p), key=lambda b, p=p: -_cost(p, b))] for p in parts]
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_size))
-    for number, (part, bucket) in enumerate(turn for turn in turns if turn is not None):
-        if number < len(parts) or time.monotonic() - began < budget:
-            timed[part.name, bucket] = part.job.time_draw(part.job.plan.buckets[bucket])
+    turns = [turn for turn in itertools.chain.from_iterable(itertools.zip_longest(*by_size)) if turn is not None]
+    with ThreadPoolExecutor() as pool:  # the largest programs compile side by side, and are then timed one by one
+        timers = [part.job.timer(part.job.plan.buckets[bucket], pool) for part, bucket in turns[: len(parts)]]
+        timed = {(part.name, bucket): time_it() for (part, bucket), time_it in zip(turns, timers, strict=False)}
+        for part, bucket in turns[len(parts) :]:
+            if time.monotonic() - began > budget:
+                break
+            timed[part.name, bucket] = part.job.timer(part.job.plan.buckets[bucket], pool)()
     found = {}
     for part in parts:
         known = {b: timed[part.name, b] for b in _buckets(part) if (part.name, b) in timed}

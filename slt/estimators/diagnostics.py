@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from arviz_stats.base.array import array_stats
 from jaxtyping import Bool, Float, Int
 from numpy import fft
 from scipy import special, stats
@@ -179,6 +178,12 @@ def mcse(x: Any, ok: Any = None) -> Float[np.ndarray, "*batch"]:
     return np.asarray(mean(x, ok).stderr)
 
 
+def _arviz() -> Any:
+    from arviz_stats.base.array import array_stats  # half a second, which most commands need not spend
+
+    return array_stats
+
+
 def _chainwise(function: Callable[[np.ndarray], Any], x: Any, ok: Any, fewest: int) -> Float[np.ndarray, "*batch"]:
     x, use = checked(x, ok)
     out = np.full(x.shape[:-2], np.nan)
@@ -195,7 +200,7 @@ def ess(x: Any, ok: Any = None) -> Float[np.ndarray, "*batch"]:
 
     NaN for fewer than 4 draws and for draws that are all equal (which say nothing of how they mix).
     """
-    return _chainwise(lambda chains: array_stats.ess(chains, method="bulk"), x, ok, 1)
+    return _chainwise(lambda chains: _arviz().ess(chains, method="bulk"), x, ok, 1)
 
 
 def rhat(x: Any, ok: Any = None) -> Float[np.ndarray, "*batch"]:
@@ -204,7 +209,7 @@ def rhat(x: Any, ok: Any = None) -> Float[np.ndarray, "*batch"]:
 
     NaN for fewer than 2 chains or 4 draws and for draws that are all equal.
     """
-    return _chainwise(lambda chains: array_stats.rhat(chains, method="rank"), x, ok, 2)
+    return _chainwise(lambda chains: _arviz().rhat(chains, method="rank"), x, ok, 2)
 
 
 class PhaseDiagnostics(NamedTuple):

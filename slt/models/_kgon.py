@@ -57,6 +57,7 @@ def _moments(tau: Any, s: Any, b: Any, xp: Any = jnp) -> tuple[Any, Any, Any]:
     return value, by_s, by_b
 
 
+@jax.jit  # traced once, not at every use
 def loss_and_grad(w: Float[Array, " d"]) -> tuple[Scalar, Float[Array, " d"]]:
     """L(W, b) and its gradient in one pass; see `population_loss`."""
     weights, bias = split(w)
