@@ -12,7 +12,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slt import draw, plots
+from slt import plots
+from slt.plots import draw
 
 T_LABEL = r"$t$ (density $\propto e^{-tL(W,b)}\,\varphi$)"
 WIDE = 3.6  # room for a polygon: columns have lengths up to 1.3 and fluctuate

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from slt import draw, plots
+from slt import plots
+from slt.plots import draw
 from slt.theory import exact
 
 STYLES = draw.palette(["U", "V"]) | {"whole": draw.STYLES[-1]}

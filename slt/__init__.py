@@ -7,18 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slt.adapters import from_linen, from_nnx
+    from slt.adapters import from_linen, from_nnx, from_numpyro
     from slt.analysis import summarise
     from slt.cells import Cell, grid
     from slt.drivers import sweep
-    from slt.engine import prepare, run
+    from slt.engine import Schedule, Start, prepare, run
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
     from slt.phases import Basin, Phases
-    from slt.plan import Schedule, Start
     from slt.posterior import Posterior, Restriction
     from slt.priors import Categorical, Flat, Gaussian, Normal, Uniform
-    from slt.programs import from_numpyro
     from slt.results import compare, load
     from slt.typing import Estimate, InputError, Status
 
@@ -75,15 +73,15 @@ _HOME = {
     "Phases": "phases",
     "Posterior": "posterior",
     "Restriction": "posterior",
-    "Schedule": "plan",
-    "Start": "plan",
+    "Schedule": "engine",
+    "Start": "engine",
     "Status": "typing",
     "Truth": "model",
     "Uniform": "priors",
     "compare": "results",
     "from_linen": "adapters",
     "from_nnx": "adapters",
-    "from_numpyro": "programs",
+    "from_numpyro": "adapters",
     "grid": "cells",
     "load": "results",
     "log_mean_exp": "observables",

@@ -14,13 +14,13 @@ from slt import observables as watch
 from slt.cells import grid
 from slt.config import RunConfig, SweepConfig, instantiate
 from slt.engine import Chunk, Job, Schedule, Start, prepare
-from slt.layout import Block, Layout
 from slt.model import Model, Truth
 from slt.observables import Observable
 from slt.phases import Phases
 from slt.quench import baselines
+from slt.results.layout import Block, Layout
+from slt.results.store import Store
 from slt.samplers.base import Sampler
-from slt.store import Store
 from slt.typing import InputError, Params
 
 MAIN = "main"
@@ -218,7 +218,7 @@ class Check(NamedTuple):
 
 
 def check(one: Part) -> Check:
-    """The size of one part; nothing is computed. What it takes: `slt.progress.expected_seconds`."""
+    """The size of one part; nothing is computed. What it takes: `slt.cli.progress.expected_seconds`."""
     job, schedule = one.job, one.job.schedule
     free = jax.tree.leaves(job.centres[0] if job.restriction is None else job.restriction.free(job.centres[0]))
     rows = [len(bucket.rows) * len(bucket.rows[0]) for bucket in job.plan.buckets]

@@ -12,8 +12,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from slt.engine import Job
-from slt.layout import Layout
 from slt.posterior import Posterior
+from slt.results.layout import Layout
 from slt.typing import Params
 
 

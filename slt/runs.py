@@ -13,9 +13,9 @@ from slt import analysis, config, drivers, results
 from slt.config import RunConfig
 from slt.drivers import Part
 from slt.engine import Chunk
-from slt.layout import Layout
 from slt.quench import baselines
 from slt.results import Run, Store
+from slt.results.layout import Layout
 from slt.typing import InputError
 
 Watching = Callable[[Sequence[Part]], contextlib.AbstractContextManager[drivers.Progress]]

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from slt import catalogue, cli, config, results, runs, tables
-from slt.nodes import locate
+from slt import cli, config, results, runs
+from slt.cli import catalogue, tables
+from slt.config.nodes import locate
 from slt.typing import Quantity
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from slt import config, nodes
-from slt.config import compose
+from slt import config
+from slt.config import compose, nodes
 from slt.engine import Schedule
 from slt.typing import InputError
 
@@ -332,7 +332,7 @@ def test_saved_and_loaded(own: Path, tmp_path: Path) -> None:
         "slt.samplers.base.jax.devices",
         "slt.config.sys.exit",
         "slt.config.load",
-        "slt.nodes.instantiate",
+        "slt.config.nodes.instantiate",
         "slt.priors",
         "subprocess.run",
     ],

@@ -16,8 +16,10 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from slt import catalogue, commands, config, draw, runs
+from slt import config, runs
+from slt.cli import catalogue, commands
 from slt.config import Listed
+from slt.plots import draw
 
 RUNS, OPTIONS = config.listed()
 HEADINGS = ("Purpose", "Command", "Device", "Expect")

@@ -25,7 +25,10 @@ from samplers import test_truth as of_exactness
 
 import slt.models
 import slt.samplers
-from slt import catalogue, cli, config, draw, drivers, nodes
+from slt import cli, config, drivers
+from slt.cli import catalogue
+from slt.config import nodes
+from slt.plots import draw
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ("README.md", "CONTRIBUTING.md")

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from slt import observables as ob
-from slt import program
 from slt.cells import grid
-from slt.engine import Chunk, prepare, run
+from slt.engine import Chunk, prepare, program, run
+from slt.engine.schedule import Schedule, Start, plan
 from slt.model import Model, potential
-from slt.plan import Schedule, Start, plan
 from slt.priors import Normal
 from slt.samplers.sgld import SGLD
 from slt.typing import InputError, Status

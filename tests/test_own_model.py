@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import slt
-from slt import cli, draw, results
+from slt import cli, results
+from slt.plots import draw
 from slt.samplers import SGLD, ReplicaExchange
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,8 +13,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from experiments import superposition, two_basins
-from slt import draw, plots
+from slt import plots
 from slt.models import superposition as model
+from slt.plots import draw
 from slt.theory import exact
 from slt.typing import Quantity
 

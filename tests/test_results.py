@@ -15,22 +15,25 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from slt import checkpoint, manifest, observables, store
+from slt import observables
 from slt.cells import grid
 from slt.engine import Job, prepare
+from slt.engine.schedule import Schedule
 from slt.model import Model, potential
 from slt.phases import by_threshold
-from slt.plan import Schedule
 from slt.priors import Normal
 from slt.results import (
     Layout,
     Quantity,
     Store,
+    checkpoint,
     chunk_lengths,
     compare,
     load,
+    manifest,
     provenance,
     read_summary,
+    store,
     write_summary,
 )
 from slt.samplers.base import Algorithm, Info, Sampler, sampler, static

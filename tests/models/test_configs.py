@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import configs
+from slt.config.nodes import instantiate, locate
 from slt.model import Model
-from slt.nodes import instantiate, locate
 
 FILES = sorted((Path(configs.__file__).parent / "model").glob("*.yaml"))
 

@@ -16,8 +16,8 @@ import slt.samplers as ss
 from slt import observables as ob
 from slt.cells import grid
 from slt.engine import run
+from slt.engine.schedule import Schedule
 from slt.model import Model, potential
-from slt.plan import Schedule
 from slt.posterior import Posterior, Restriction
 from slt.priors import Normal, Prior, Uniform
 from slt.samplers.base import Sampler

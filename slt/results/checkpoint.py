@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slt.program import Carry
+from slt.engine.program import Carry
 from slt.typing import InputError
 
 

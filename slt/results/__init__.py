@@ -16,11 +16,11 @@ import xarray as xr
 import yaml
 
 import slt
-from slt.layout import Layout
-from slt.manifest import Manifest, replace
-from slt.manifest import Part as State
-from slt.program import kept
-from slt.store import CONFIG, DATA, Store, readable
+from slt.engine.program import kept
+from slt.results.layout import Layout
+from slt.results.manifest import Manifest, replace
+from slt.results.manifest import Part as State
+from slt.results.store import CONFIG, DATA, Store, readable
 from slt.typing import InputError, Quantity
 
 __all__ = [

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import slt
 from slt.typing import InputError
 
 SPECIAL = ("_target_", "_partial_", "_args_")
@@ -49,7 +50,7 @@ def beside(name: str) -> types.ModuleType:
         return sys.modules[full]
     if importlib.util.find_spec(full) is not None:
         return importlib.import_module(full)
-    folder = Path(__file__).resolve().parent.parent / name
+    folder = Path(slt.__file__).resolve().parent.parent / name
     init, inside = folder / "__init__.py", [str(folder)]
     spec = importlib.util.spec_from_file_location(full, init, submodule_search_locations=inside)
     if spec is None or spec.loader is None or not init.is_file():

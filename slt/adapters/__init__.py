@@ -1,4 +1,4 @@
-"""Models made from what others wrote: Flax networks (Linen, NNX), and NumPyro programs (slt.programs)."""
+"""Models made from what others wrote: Flax networks (Linen, NNX), and NumPyro programs (slt.adapters.programs)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from slt.adapters.programs import Frozen, Program, as_float, from_numpyro
 from slt.model import Model, Truth
 from slt.priors import Categorical, Gaussian, Normal, Prior
-from slt.programs import Frozen, Program, as_float, from_numpyro
 from slt.typing import Batch, InputError, Key, Params, Scalar
 
 __all__ = ["Frozen", "LinenNet", "Network", "NnxNet", "Program", "Teacher", "from_linen", "from_nnx", "from_numpyro"]

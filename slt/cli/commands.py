@@ -16,10 +16,11 @@ import numpy as np
 import platformdirs
 from rich.console import Console
 
-from slt import catalogue, config, drivers, results, runs, tables
+from slt import config, drivers, results, runs
+from slt.cli import catalogue, tables
+from slt.cli.progress import Reporter, Stopped, Stopping, duration, expected_seconds
 from slt.config import RunConfig
-from slt.nodes import nearest
-from slt.progress import Reporter, Stopped, Stopping, duration, expected_seconds
+from slt.config.nodes import nearest
 from slt.results import Run
 from slt.typing import InputError
 
@@ -104,7 +105,7 @@ def _list(args: argparse.Namespace, messages: Console) -> int:
 
 
 def _doctor(args: argparse.Namespace, messages: Console) -> int:
-    from slt import doctor  # a sampler, a model: nothing else needs them here
+    from slt.cli import doctor  # a sampler, a model: nothing else needs them here
 
     out, well = _output(), True
     with messages.status("looking"):

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import yaml
 
-from slt import config, nodes
+import slt
+from slt import config
+from slt.config import nodes
 
 
 class Item(NamedTuple):
@@ -77,7 +79,7 @@ def _modules(folder: Path) -> list[Path]:
 
 def _defined(package: str) -> Iterator[tuple[str, ast.stmt, str]]:
     """(dotted name, definition, first line about its module) of what a package of slt defines publicly."""
-    for path in _modules(Path(__file__).parent / package):
+    for path in _modules(Path(slt.__file__).parent / package):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
             names = [getattr(node, "name", None)]

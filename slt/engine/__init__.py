@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from slt import program
 from slt.cells import Cell, data_words, digest_words
+from slt.engine import program
+from slt.engine.program import Carry
+from slt.engine.schedule import Bucket, Plan, Schedule, Start, group_coords, plan
 from slt.model import Model, check
 from slt.observables import Observable
-from slt.plan import Bucket, Plan, Schedule, Start, group_coords, plan
 from slt.posterior import Posterior, Restriction
-from slt.program import Carry
 from slt.samplers.base import Sampler
 from slt.typing import Batch, InputError, Key, Params
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from slt.cells import fold_words
+from slt.engine.schedule import Start
 from slt.model import Model
 from slt.observables import Observable
-from slt.plan import Start
 from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Algorithm, Info, Sampler
 from slt.typing import Batch, Key, Params, Status

@@ -1,4 +1,4 @@
-"""The command `slt`. Only the parser is here; what commands do is in slt.commands, loaded when one is given.
+"""The command `slt`. Only the parser is here; what commands do is in slt.cli.commands, loaded when one is given.
 
 Exit codes: 0 done; 1 an unexpected error, with its traceback; 2 bad input, one line on standard error, nothing written;
 3 the run is incomplete (it was asked to stop, or what is shown has not come to its end); 130 interrupted.
@@ -174,13 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     if args.command == "theory":  # answers without loading JAX
         return theory.call(args)
-    commands = importlib.import_module("slt.commands")
+    commands = importlib.import_module("slt.cli.commands")
     try:
         return commands.call(args)
     except BrokenPipeError:  # slt list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,14 +20,14 @@ import zarr
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
-from slt import checkpoint
 from slt.engine import Chunk, Restore, Trace
-from slt.layout import Block, Layout
-from slt.manifest import SHARED, Manifest, checksum, lock, replace, unlock
-from slt.program import Carry, kept
+from slt.engine.program import Carry, kept
+from slt.results import checkpoint
+from slt.results.layout import Block, Layout
+from slt.results.manifest import SHARED, Manifest, checksum, lock, replace, unlock
 from slt.typing import InputError
 
-LOG = logging.getLogger("slt.store")
+LOG = logging.getLogger("slt.results.store")
 DATA, CONFIG, CHECKPOINTS = "data.zarr", "config.yaml", "checkpoints"
 LEVEL = 1  # a flipped bit of zstd with its checksum fails to decode, whoever reads the store
 

@@ -1,6 +1,6 @@
 """Configs on disk: composed from YAML files and overrides by Hydra, saved to and loaded from run directories.
 
-A config file is YAML; components are `_target_` nodes (slt.nodes), groups such as configs/sampler/ hold ready ones:
+A config file is YAML; components are `_target_` nodes (config.nodes), groups such as configs/sampler/ hold ready ones:
 
     slt run superposition/demo grid.n='[100,300]' sampler=sgnht sampler.step_size=1e-4
 """
@@ -20,9 +20,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slt import nodes
-from slt.nodes import instantiate, nearest
-from slt.schema import (
+from slt.config import nodes
+from slt.config.nodes import instantiate, nearest
+from slt.config.schema import (
     COMPONENTS,
     GridConfig,
     RunConfig,

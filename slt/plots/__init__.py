@@ -1,4 +1,4 @@
-"""Figures that suit any run, and saving them. What is drawn on the axes of each comes from slt.draw.
+"""Figures that suit any run, and saving them. What is drawn on the axes of each comes from slt.plots.draw.
 
 A figure's label (`Figure.get_label`) is its caption. What a run lacks is left out, never an error.
 """
@@ -14,7 +14,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from slt.config import RunConfig, instantiate, plain
-from slt.draw import (
+from slt.estimators import occupancy
+from slt.plots.draw import (
     COLUMN,
     ERRORS,
     OUTSIDE,
@@ -41,7 +42,6 @@ from slt.draw import (
     table,
     traces,
 )
-from slt.estimators import occupancy
 
 
 def quantities(run: Any, part: str = "main") -> dict[str, xr.Dataset]:

@@ -21,7 +21,7 @@ from slt.typing import InputError, Status
 FILE, LOCK = "manifest.jsonl", "lock"
 SHARED = -1
 """Stands for a bucket where files belong to a whole part: coordinates and what is written at the end."""
-LOG = logging.getLogger("slt.store")
+LOG = logging.getLogger("slt.results.store")
 
 Record = tuple[int, str] | None
 """(bytes, checksum) of a file; None where it may be either of two versions, because it was being rewritten."""

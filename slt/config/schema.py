@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slt import nodes
-from slt.nodes import join, nearest
+from slt.config import nodes
+from slt.config.nodes import join, nearest
 from slt.typing import InputError
 
 COMPONENTS = ("model", "sampler", "phases", "data")

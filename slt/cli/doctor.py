@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import slt
-from slt import catalogue, config, engine, observables
+from slt import config, engine, observables
 from slt.cells import grid
+from slt.cli import catalogue
 from slt.model import potential
 from slt.priors import Normal
 from slt.samplers.baoab import BAOAB
@@ -35,7 +36,7 @@ class Finding(NamedTuple):
 
 def examine(cache: Path | None) -> Iterator[Finding]:
     """The findings, one by one as they are made; `cache` is the folder of compiled programs, None if switched off."""
-    yield Finding("slt", None, f"{slt.__version__} in {Path(__file__).parent}")
+    yield Finding("slt", None, f"{slt.__version__} in {Path(slt.__file__).parent}")
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}")
     yield Finding("libraries", None, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES))
     devices = jax.devices()

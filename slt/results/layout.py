@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from slt import program
-from slt.axes import ABOUT, Axes, Coordinate, coordinate
-from slt.engine import Chunk, Job, Trace
+from slt.engine import Chunk, Job, Trace, program
 from slt.phases import Phases
+from slt.results.axes import ABOUT, Axes, Coordinate, coordinate
 from slt.typing import InputError
 
 KEPT = "params"
