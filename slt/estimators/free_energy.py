@@ -70,6 +70,27 @@ def mbar(energies: Any, t: Any, at: Any, ok: Any = None) -> Estimate:
     return _estimate(data, _mbar(data))
 
 
+def pooled(energies: Any, t: Any, at: Any, ok: Any = None) -> Estimate:
+    """`mbar` of the draws of all ladders as one sample, for ladders that share their rungs; an Estimate [..., at].
+
+    F is a log, so that of many draws together is less biased than the mean of each ladder's: where basins are found by
+    few ladders, or few draws a ladder, this is the one to use. The error is linearised as that of `mbar`, with ladders
+    for chains. InputError where rungs differ.
+    """
+    data = _checked(energies, t, at, ok)
+    pairs = list(zip(data.t, data.ok, strict=True))
+    if any(np.ptp(own[keep], axis=0).any() for own, keep in pairs if keep.any()):
+        raise InputError("t", "differs from ladder to ladder", "draws pool only at the same rungs: use mbar")
+    batch, ladders, levels, draws = data.energies.shape
+    series = np.zeros((batch, data.rung.shape[-1], ladders, draws))
+    for b in np.flatnonzero(data.ok.any(-1)):
+        keep = data.ok[b]
+        together = data.energies[b, keep].swapaxes(0, 1).reshape(levels, -1)
+        shares = _reweighted(together, data.t[b, keep.argmax()]).reshape(levels, keep.sum(), draws)
+        series[b][:, keep] = shares[data.rung[b, keep.argmax()]]
+    return _estimate(data, _Route(series, np.zeros(series.shape[:2])))
+
+
 def difference(energies: Any, t: Any, at: Any, ok: Any = None) -> Estimate:
     """`thermodynamic` minus `mbar` with the error of the difference, as an Estimate [..., at]; z tests their agreement.
 

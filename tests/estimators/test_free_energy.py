@@ -210,3 +210,17 @@ def test_agree():
         Estimate(np.array([1.0, 2.0]), np.array([0.3, 0.0])), Estimate(np.array([1.5, 2.0]), np.array([0.4, 0.0]))
     )
     np.testing.assert_allclose(z, [-1.0, 0.0])
+
+
+def test_pooled_ladders_are_less_biased_than_single_ones():
+    """Few draws a ladder: the mean of each ladder's log is high by half its variance, that of all draws is not."""
+    rng = np.random.default_rng(11)
+    t = np.concatenate([[0.0], np.geomspace(0.1, 1000.0, 7)])
+    t = np.broadcast_to(np.unique(np.concatenate([t, GRID])), (100, 12, len(np.unique(np.concatenate([t, GRID])))))
+    energies = squares(rng, t, 4, 12, rho=0.0, shared=0.0)
+    exact = truth.sum_of_squares(GRID, 4)[0]
+    together, single = free_energy.pooled(energies, t, GRID), mbar(energies, t, GRID)
+    assert_coverage(together, exact, least=0.92, most=0.999, far=0.005)
+    assert abs(np.mean(together.value[:, -1] - exact[-1])) < 0.5 * np.mean(single.value[:, -1] - exact[-1])
+    with pytest.raises(InputError, match="same rungs"):
+        free_energy.pooled(squares(rng, rungs(rng, 5, (2,)), 2, 10), rungs(rng, 5, (2,)), GRID)

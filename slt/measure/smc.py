@@ -1,0 +1,355 @@
+"""Sequential Monte Carlo with gradient moves: adaptive tempering, independent replicates side by side, host-driven.
+
+A path leads from a normalised density b(w) that can be drawn from to an unnormalised target b(w) exp(W(w)) through
+b(w) exp(s W(w)), s from 0 up. Two paths are used: from the prior, W = -K and s = t, so that one run passes every t
+asked for; and from a Gaussian around a seed to exp(-t K) prior inside that seed's region, s from 0 to 1, which gives
+the absolute free energy of a basin whose prior mass may be too small to hit.
+
+At each stage the next s is where the effective sample size of the incremental weights falls to a share of the
+particles; log Z grows by the log mean of those weights (unbiased for Z), particles are resampled (systematically) by
+them and only then moved, at the new s, by HMC whose step is steered by acceptance and whose number of moves is steered
+by the correlation that is left. So no weight is ever pending (Del Moral, Doucet and Jasra 2006).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import special
+
+from slt.estimators import diagnostics
+from slt.measure.target import Vector, fold, prior_draws, unravel, values
+from slt.phases import Phases
+from slt.posterior import Posterior
+from slt.samplers.mcmc import HMC
+from slt.typing import Estimate, Key, Scalar
+
+TARGET = 0.8  # acceptance that the steps are steered to
+KERNEL = HMC(leapfrogs=6, jitter=0.4, tune=False)
+MOST_STAGES = 4000
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["centres", "roots", "radius", "which", "t"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Seeded:
+    """A path from N(centres[which], R R^T), R = roots[which], to exp(-t K) prior near that seed.
+
+    Without phases, near means: inside the ellipsoid |R^-1 (w - centre)| <= radius, and by that measure nearer to this
+    seed than to any other; so the regions of several seeds are disjoint.
+    """
+
+    centres: Float[Array, "seed d"]
+    roots: Float[Array, "seed d d"]
+    radius: Scalar
+    which: Array
+    t: Scalar
+
+    def draw(self, key: Key, number: int) -> Float[Array, "number d"]:
+        """Draws from the Gaussian."""
+        noise = jax.random.normal(key, (number, self.centres.shape[-1]), self.centres.dtype)
+        return self.centres[self.which] + noise @ self.roots[self.which].T
+
+    def log_base(self, w: Vector) -> Scalar:
+        """The Gaussian's log density."""
+        root = self.roots[self.which]
+        white = jax.scipy.linalg.solve_triangular(root, w - self.centres[self.which], lower=True)
+        log_det = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(root))))
+        return -0.5 * jnp.sum(jnp.square(white)) - log_det - 0.5 * w.size * jnp.log(jnp.asarray(2 * np.pi, w.dtype))
+
+    def member(self, w: Vector) -> Array:
+        """Which seed's ellipsoid w lies in, -1 for none."""
+        white = jax.vmap(lambda r, c: jax.scipy.linalg.solve_triangular(r, w - c, lower=True))(self.roots, self.centres)
+        square = jnp.sum(jnp.square(white), axis=-1)
+        return jnp.where(jnp.min(square) <= jnp.square(self.radius), jnp.argmin(square), -1)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["posterior", "seeded", "label"], meta_fields=["phases"]
+)
+@dataclass(frozen=True)
+class Path:
+    """One of the two paths (seeded None: from the prior), confined to the phase `label` where phases are given."""
+
+    posterior: Posterior
+    seeded: Seeded | None = None
+    label: Any = None
+    phases: Phases | None = None
+
+    def parts(self, w: Vector) -> tuple[Scalar, Scalar]:
+        """(log b(w), W(w)); W = -inf where the target vanishes."""
+        log_prior, delta = values(self.posterior, w)
+        if self.seeded is None:
+            return log_prior, -delta
+        base = self.seeded.log_base(w)
+        return base, log_prior - self.seeded.t * delta - base
+
+    def inside(self, w: Vector) -> Array:
+        """Whether the path may be here."""
+        if self.phases is not None:
+            return self.phases.label(unravel(self.posterior, w)) == self.label
+        return jnp.ones((), bool) if self.seeded is None else self.seeded.member(w) == self.seeded.which
+
+    def weigh(self, w: Vector) -> tuple[Scalar, Scalar]:
+        """(log b, W), W = -inf also outside."""
+        base, work = self.parts(w)
+        work = jnp.where(jnp.isfinite(base) & jnp.isfinite(work) & self.inside(w), work, -jnp.inf)
+        return jnp.where(jnp.isfinite(base), base, -jnp.inf), work
+
+    def log_density(self, w: Vector, s: Scalar) -> Scalar:
+        """log b + s W; the gradient outside is that of the unconfined density, so that walls only refuse."""
+        folded = fold(self.posterior, w)[0]
+        base, work = self.parts(folded)
+        return base + s * work + jnp.where(self.inside(folded), 0.0, -jnp.inf)
+
+
+class Particles(NamedTuple):
+    """All particles of one run and how they are moved: w [N, d], log b and W [N], s and the log step."""
+
+    w: Array
+    base: Array
+    work: Array
+    s: Array
+    log_step: Array
+
+
+class Told(NamedTuple):
+    """What one stage tells of one run."""
+
+    s: Array
+    increment: Array
+    "log of the mean incremental weight"
+    kept: Array
+    "correlation of W before and after the moves"
+    acceptance: Array
+
+
+class Run(NamedTuple):
+    """One finished run. s [stage]; log_z [stage], work [stage, N] after the moves of each stage; stage 0 is the base.
+
+    at: the stages of the values of s asked for; labels [asked, N]: what `watch` made of the particles there;
+    ended: whether the path was finished.
+    """
+
+    s: np.ndarray
+    log_z: np.ndarray
+    work: np.ndarray
+    at: np.ndarray
+    labels: np.ndarray | None
+    acceptance: np.ndarray
+    ended: bool
+
+
+def _next(work: Array, s: Scalar, target: Scalar, share: Scalar) -> tuple[Scalar, Array]:
+    """(next s, log incremental weights): the effective size of the weights is `share` of the particles that count."""
+    alive = jnp.isfinite(work)
+    safe = jnp.where(alive, work, 0)
+    count = jnp.sum(alive).astype(work.dtype)
+
+    def weights(step: Scalar) -> Array:
+        return jnp.where(alive, step * safe, -jnp.inf)
+
+    def enough(step: Scalar) -> Array:
+        log_w = weights(step)
+        w = jnp.exp(log_w - jnp.max(jnp.where(alive, log_w, -jnp.inf), initial=jnp.finfo(work.dtype).min))
+        return jnp.square(jnp.sum(w)) >= share * count * jnp.sum(jnp.square(w))
+
+    whole = target - s
+
+    def halve(_: Any, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+        low, high = bracket
+        middle = (low + high) / 2
+        good = enough(middle)
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+    low, _ = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(whole), whole))
+    all_of_it = enough(whole)
+    return jnp.where(all_of_it, target, s + low), weights(jnp.where(all_of_it, whole, low))
+
+
+def _correlation(a: Array, b: Array) -> Array:
+    good = jnp.isfinite(a) & jnp.isfinite(b)
+    count = jnp.maximum(jnp.sum(good), 1).astype(a.dtype)
+    a, b = (jnp.where(good, x - jnp.sum(jnp.where(good, x, 0)) / count, 0) for x in (a, b))
+    return jnp.sum(a * b) / jnp.sqrt(jnp.maximum(jnp.sum(a * a) * jnp.sum(b * b), 1e-30))
+
+
+def _stage(
+    path: Path, now: Particles, key: Key, target: Scalar, moves: Scalar, share: Scalar
+) -> tuple[Particles, Told]:
+    number = now.work.shape[0]
+    size = jnp.asarray(number, now.work.dtype)
+    done = now.s >= target
+    s, log_w = _next(now.work, now.s, target, share)
+    increment = jax.scipy.special.logsumexp(log_w) - jnp.log(size)
+    index_key, move_key = jax.random.split(key)
+    cumulative = jnp.cumsum(jnp.exp(log_w - jnp.max(log_w)))
+    at = (jnp.arange(number, dtype=size.dtype) + jax.random.uniform(index_key, (), size.dtype)) / size * cumulative[-1]
+    index = jnp.clip(jnp.searchsorted(cumulative, at), 0, number - 1)
+    w, before = now.w[index], now.work[index]
+    mass = jnp.var(w, axis=0)
+    mass = jnp.where(mass > 0, mass, 1.0)
+
+    def log_density(w: Vector) -> Scalar:
+        return path.log_density(w, s)
+
+    kernel = KERNEL.kernel(log_density, search=False)
+
+    def move(i: Any, loop: tuple[Any, Scalar, Scalar]) -> tuple[Any, Scalar, Scalar]:
+        states, log_step, accepted = loop
+        keys = jax.random.split(jax.random.fold_in(move_key, i), number)
+        states, info = jax.vmap(lambda k, x: kernel(k, x, jnp.exp(log_step), mass))(keys, states)
+        folded, flip = jax.vmap(lambda x: fold(path.posterior, x))(states.position)
+        states = states._replace(position=folded, logdensity_grad=states.logdensity_grad * flip)
+        rate = jnp.mean(jnp.nan_to_num(info.acceptance_rate)).astype(size.dtype)
+        return states, jnp.clip(log_step + (rate - TARGET), -15.0, 3.0), accepted + rate
+
+    start = jax.vmap(lambda x: blackjax.hmc.init(x, log_density))(w), now.log_step, jnp.zeros((), size.dtype)
+    states, log_step, accepted = jax.lax.fori_loop(0, moves, move, start)
+    base, work = jax.vmap(path.weigh)(states.position)
+    kept = jnp.clip(_correlation(before, work), 0.0, 1.0)
+    new = Particles(states.position, base, work, s, log_step)
+    new = jax.tree.map(lambda a, b: jnp.where(done, b, a), new, now)
+    rate = accepted / jnp.maximum(moves, 1).astype(size.dtype)
+    return new, Told(new.s, jnp.where(done, 0.0, increment), jnp.where(done, 0.0, kept), rate)
+
+
+def _axes(path: Path) -> Any:
+    """vmap axes of a path over runs: the posterior is shared, seeds and labels are each run's own."""
+    own = None if path.seeded is None else Seeded(None, None, None, 0, 0)  # pyright: ignore[reportArgumentType]
+    if path.seeded is not None and path.seeded.roots.ndim == 4:
+        own = Seeded(None, 0, None, 0, 0)  # pyright: ignore[reportArgumentType]
+    return Path(None, own, None if path.label is None else 0, path.phases)  # pyright: ignore[reportArgumentType]
+
+
+@functools.partial(jax.jit, donate_argnames=("now",))
+def _stages(path: Path, now: Particles, key: Key, target: Array, moves: Array, share: Array) -> tuple[Particles, Told]:
+    keys = jax.random.split(key, now.s.shape[0])
+    stage = jax.vmap(_stage, in_axes=(_axes(path), 0, 0, 0, None, None))
+    return stage(path, now, keys, target, moves, share)
+
+
+@jax.jit
+def _begin(path: Path, w: Array) -> Particles:
+    weigh = jax.vmap(lambda p, x: jax.vmap(p.weigh)(x), in_axes=(_axes(path), 0))
+    base, work = weigh(path, w)
+    runs = w.shape[0]
+    step = jnp.full(runs, np.log(0.8 * w.shape[-1] ** -0.25), work.dtype)
+    return Particles(w, base, work, jnp.zeros(runs, work.dtype), step)
+
+
+@functools.partial(jax.jit, static_argnames=("number",))
+def _drawn(path: Path, keys: Key, number: int) -> Array:
+    if path.seeded is None:
+        return jax.vmap(lambda k: prior_draws(path.posterior, k, number))(keys)
+    return jax.vmap(lambda p, k: p.seeded.draw(k, number), in_axes=(_axes(path), 0))(path, keys)
+
+
+def run(
+    path: Path,
+    asked: Sequence[float],
+    key: Key,
+    *,
+    runs: int,
+    particles: int = 512,
+    share: float = 0.9,
+    moves: tuple[int, int] = (2, 12),
+    start: Array | None = None,
+    watch: Callable[[int, int, Array], np.ndarray] | None = None,
+) -> list[Run]:
+    """Independent runs along the path through every value of `asked` (ascending, > 0).
+
+    share: effective sample size that a stage may cost; moves: fewest and most HMC moves a stage; start [runs, N, d]:
+    particles from the base where it cannot be drawn from (a phase of the prior); watch(run, number of the value asked
+    for, particles w [N, d]) -> labels [N].
+    """
+    dtype = path.posterior.beta.dtype
+    asked = np.asarray(asked, np.float64)
+    begin_key, key = jax.random.split(key)
+    w = _drawn(path, jax.random.split(begin_key, runs), particles) if start is None else start
+    with jax.threefry_partitionable(False):
+        now = _begin(path, w)
+        works, told = [np.asarray(now.work)], []
+        goal = np.zeros(runs, int)
+        reached: list[list[int]] = [[] for _ in range(runs)]
+        labels: list[list[np.ndarray]] = [[] for _ in range(runs)]
+        rounds, stuck = float(moves[0] + 1), np.zeros(runs, bool)
+        for stage in range(1, MOST_STAGES):
+            target = jnp.asarray(asked[np.minimum(goal, asked.size - 1)], dtype)
+            now, info = _stages(
+                path, now, jax.random.fold_in(key, stage), target, jnp.asarray(round(rounds), jnp.int32),
+                jnp.asarray(share, dtype),
+            )  # fmt: skip
+            info = Told(*(np.asarray(each, np.float64) for each in info))
+            works.append(np.asarray(now.work))
+            told.append(info)
+            active = (goal < asked.size) & ~stuck
+            rounds = float(np.clip(rounds * np.exp(0.5 * (info.kept[active].mean() - 0.4)), *moves))
+            stuck |= ~np.isfinite(info.increment)
+            arrived = active & (info.s >= np.asarray(target, np.float64))
+            for r in np.flatnonzero(arrived):
+                reached[r].append(stage)
+                if watch is not None:
+                    labels[r].append(watch(int(r), int(goal[r]), now.w[r]))
+                goal[r] += 1
+            if ((goal >= asked.size) | stuck).all():
+                break
+    s = np.concatenate([np.zeros((1, runs)), [each.s for each in told]])
+    log_z = np.concatenate([np.zeros((1, runs)), np.cumsum([each.increment for each in told], axis=0)])
+    accepted = np.array([each.acceptance for each in told])
+    energies = np.stack(works)
+    return [
+        Run(
+            s[: (last := (reached[r][-1] if reached[r] else len(told))) + 1, r], log_z[: last + 1, r],
+            energies[: last + 1, r], np.array(reached[r], int), np.array(labels[r]) if labels[r] else None,
+            accepted[:last, r], bool(goal[r] >= asked.size),
+        )
+        for r in range(runs)
+    ]  # fmt: skip
+
+
+def averaged(log_z: Float[np.ndarray, "run ..."]) -> Estimate:
+    """-log of the mean of Z over independent runs, as an Estimate [...]: Z is unbiased, its log is not.
+
+    The error is that of the mean, to first order, with Student's quantile for few runs (`diagnostics.mean`). Runs that
+    found nothing (log Z = -inf) count as Z = 0.
+    """
+    log_z = np.asarray(log_z, np.float64)
+    top = log_z.max(0)
+    ratio = np.exp(log_z - np.where(np.isfinite(top), top, 0.0))
+    mean = ratio.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = -(np.where(np.isfinite(top), top, -np.inf) + np.log(mean))
+        series = np.moveaxis(ratio / mean, 0, -1)[..., None]
+    bad = ~np.isfinite(series).all((-1, -2))
+    error = np.asarray(diagnostics.mean(np.where(bad[..., None, None], 0.0, series)).stderr)
+    return Estimate(value, np.where(bad | (len(log_z) < 2), np.nan, error))
+
+
+def persistent(one: Run) -> Float[np.ndarray, " asked"]:
+    """log Z at the values asked for from the particles of *all* earlier stages at once (persistent sampling).
+
+    Each stage's particles, which follow its target, count as drawn from the mixture of all targets so far, so
+    Z_j = mean over stages i < j of exp(s_j W) / [(1/j) sum_(i<j) exp(s_i W)/Z_i] (Karamanis and Seljak 2024): nothing
+    that was computed is thrown away, and the error of Z falls below that of the product of increments.
+    """
+    stages, number = one.work.shape
+    work = np.where(np.isfinite(one.work), one.work, -np.inf).astype(np.float64)
+    found = np.zeros(stages)
+    mixture = np.full((stages, number), -np.inf)  # log sum_i exp(s_i W)/Z_i over stages so far, at each particle
+    for j in range(1, stages):
+        with np.errstate(invalid="ignore"):
+            new = one.s[j - 1] * work[:j] - found[j - 1]
+            mixture[: j - 1] = np.logaddexp(mixture[: j - 1], np.where(np.isnan(new[: j - 1]), -np.inf, new[: j - 1]))
+            own = one.s[:j, None] * work[j - 1] - found[:j, None]
+            mixture[j - 1] = special.logsumexp(np.where(np.isnan(own), -found[:j, None], own), axis=0)
+            terms = one.s[j] * work[:j] - mixture[:j]
+        found[j] = special.logsumexp(np.where(np.isnan(terms), -np.inf, terms)) - np.log(number)
+    return found[one.at]
