@@ -125,6 +125,33 @@ def log_mean_exp(fn: Watch) -> Observable:
     return Observable(fold.init, fold.update, folds=True)
 
 
+class Pointwise(NamedTuple):
+    """Moments and log mean exp of the same values, each computed once a draw."""
+
+    moments: Moments
+    density: LogMeanExp
+
+
+@dataclass(frozen=True)
+class _PointFold:
+    fn: Watch
+
+    def init(self, posterior: Posterior) -> Pointwise:
+        return Pointwise(_Fold(self.fn).init(posterior), _LogFold(self.fn).init(posterior))
+
+    def update(self, posterior: Posterior, params: Params, info: Info, carry: Pointwise) -> tuple[Pointwise, None]:
+        value = self.fn(posterior, params, info)
+        moments, _ = _Fold(lambda *_: value).update(posterior, params, info, carry.moments)
+        density, _ = _LogFold(lambda *_: value).update(posterior, params, info, carry.density)
+        return Pointwise(moments, density), None
+
+
+def pointwise(fn: Watch) -> Observable:
+    """The observable that folds mean, variance and log E[exp(fn)] of one array: what WAIC needs of log p(z_i|w)."""
+    fold = _PointFold(fn)
+    return Observable(fold.init, fold.update, folds=True)
+
+
 def loss(posterior: Posterior, params: Params, info: Info) -> Array:
     """delta = L_n(w) - L_n(w_ref) on the full data, or the sampler's own unbiased estimate where it has one."""
     return posterior.delta(posterior.position(params)) if info.delta is None else info.delta
@@ -158,6 +185,11 @@ def log_likelihoods(posterior: Posterior, params: Params, info: Info) -> Float[A
     """log p(z_i|w) of every sample (0 beyond n): fold it, storing it costs draws x n."""
     values = posterior.bound.log_likelihood(params, posterior.data)
     return jnp.where(jnp.arange(values.shape[0], dtype=posterior.n.dtype) < posterior.n, values, 0)
+
+
+def differences(posterior: Posterior, params: Params, info: Info) -> Float[Array, " n_pad"]:
+    """log p(z_i|w) - log p(z_i|w_ref) of every sample (0 beyond n)."""
+    return posterior.differences(posterior.position(params))
 
 
 @dataclass(frozen=True)
