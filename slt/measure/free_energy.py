@@ -6,7 +6,6 @@ dimensions; WBIC, which is a leading order only and takes part in no comparison.
 """
 
 import itertools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,46 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from slt.estimators.free_energy import agree
-from slt.measure import nested, smc, target
+from slt.measure import regions, smc, target
 from slt.measure import routes as by
+from slt.measure.evidence import Budget, Draws
+from slt.measure.regions import PhaseReport
 from slt.measure.target import Target
 from slt.model import Model
+from slt.phases import Phases
 from slt.typing import Batch, Estimate, InputError, Key
 
 ROUTES = ("thermodynamic", "mbar", "smc", "persistent", "nested", "wbic")
 FAMILIES = (("mbar", "thermodynamic"), ("persistent", "smc"), ("nested",))
 """Routes that share draws; the families are independent of one another."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much may be computed. Rounds of independent replicates are added to a route until its standard error is at
-    most `stderr` at every t, or there are `rounds` of them, or another would pass `seconds` (of each family of routes).
-    Ladders that have not forgotten their start are thrown away for ones four times as long.
-
-    particles, runs: of tempered SMC; points, nests: of nested sampling, which runs up to `nested_dim` parameters;
-    ladders, draws: of replica exchange, with half as many draws of burn-in.
-    """
-
-    stderr: float = 0.04
-    seconds: float = 120.0
-    rounds: int = 8
-    particles: int = 512
-    runs: int = 16
-    points: int = 512
-    nests: int = 8
-    ladders: int = 8
-    draws: int = 800
-    nested_dim: int = nested.LARGEST
-
-    def check(self) -> None:
-        """InputError where a number cannot be used."""
-        for name, low in (("rounds", 1), ("particles", 32), ("runs", 2), ("points", 32), ("nests", 2), ("ladders", 2)):
-            if getattr(self, name) < low:
-                raise InputError(f"budget.{name}", getattr(self, name), f"must be at least {low}")
-        for name in ("stderr", "seconds", "draws"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"budget.{name}", getattr(self, name), "must be positive")
 
 
 @dataclass(frozen=True)
@@ -81,7 +52,7 @@ class Report:
     ok: bool
     verdict: tuple[str, ...]
     checks: dict[str, Any] = field(default_factory=dict)
-    phases: Any = None
+    phases: PhaseReport | None = None
 
     def __str__(self) -> str:
         columns = {**self.routes, "best": self.best}
@@ -120,7 +91,40 @@ def free_energy(
         raise InputError("routes", list(routes), f"choose from {', '.join(ROUTES)}")
     of = target.make(model, data, n, seeds)
     asked = _asked(of, t, beta)
-    return _Measurement(of, asked, tuple(routes), tuple(seeds), budget, key).report(phases)
+    parts = None if phases is None or phases is False else regions.known(of, phases)
+    return _Measurement(of, asked, tuple(routes), tuple(seeds), budget, key, parts).report()
+
+
+def phase_free_energies(
+    model: Model,
+    phases: Phases | bool,
+    t: Any = None,
+    data: Batch | None = None,
+    *,
+    n: int | None = None,
+    beta: Any = None,
+    seeds: Sequence[Any] = (),
+    occupancy: bool = True,
+    budget: Budget | None = None,
+    key: Key | None = None,
+) -> PhaseReport:
+    """F of every phase of a named partition at every t, absolute: see `PhaseReport`; arguments as for `free_energy`.
+
+    phases: an `slt.Phases`, or True for the model's own. occupancy: also run ladders, whose shares of draws in each
+    phase check the others wherever they mix.
+    """
+    if occupancy:
+        routes = ("mbar", "smc")
+        report = free_energy(
+            model, t, data, n=n, beta=beta, routes=routes, seeds=seeds, phases=phases, budget=budget, key=key
+        )
+        assert report.phases is not None  # noqa: S101
+        return report.phases
+    budget = Budget() if budget is None else budget
+    budget.check()
+    of = target.make(model, data, n, seeds)
+    key = jax.random.key(0) if key is None else key
+    return regions.measure(of, _asked(of, t, beta), phases, key, points=seeds, budget=budget)
 
 
 def _asked(of: Target, t: Any, beta: Any) -> np.ndarray:
@@ -136,234 +140,114 @@ def _asked(of: Target, t: Any, beta: Any) -> np.ndarray:
 
 
 class _Measurement:
-    """One call of `free_energy`: the draws of its routes, and what they say."""
+    """One call of `free_energy`: its draws, what they give with and without seeds, and the verdict."""
 
     def __init__(
-        self, of: Target, asked: np.ndarray, names: tuple[str, ...], points: tuple[Any, ...], budget: Budget, key: Key
+        self,
+        of: Target,
+        asked: np.ndarray,
+        names: tuple[str, ...],
+        points: tuple[Any, ...],
+        budget: Budget,
+        key: Key,
+        phases: Phases | None,
     ):
-        self.of, self.asked, self.names, self.budget = of, asked, names, budget
-        self.keys = dict(zip(("smc", "nested", "ladder", "seeds", "phases"), jax.random.split(key, 5), strict=True))
-        self.points = points
-        self.tables: dict[str, np.ndarray] = {}
+        draw_key, self.seed_key, self.phase_key = jax.random.split(key, 3)
+        self.of, self.asked, self.names, self.budget, self.points = of, asked, set(names), budget, points
+        self.draws = Draws(of, asked, budget, draw_key, bool(points) or of.dim <= budget.nested_dim, phases)
+        self.phases = phases
         self.raw: dict[str, Estimate] = {}
         self.found: dict[str, Estimate] = {}
-        self.notes: list[str] = []
-        self.faults: list[str] = []
-        self.smallest: dict[str, float] = {}
-        self.checks: dict[str, Any] = {}
         self.basins: Estimate | None = None
-        self.smc_runs: list[smc.Run] = []
-        self.nests: list[nested.Run] = []
-        self.ladders: by.Ladders | None = None
-        self.wbic: Estimate | None = None
-        self.slow: set[str] = set()
+        self.faults, self.notes = self.draws.faults, self.draws.notes
 
-    # ---------------------------------------------------------------------------------------------------- the routes
-
-    def report(self, phases: Any) -> Report:
-        names, budget = set(self.names), self.budget
-        thermal = {"thermodynamic", "mbar", "wbic"} & names
-        if thermal or {"smc", "persistent"} & names:
-            self._smc(only_pilot=not {"smc", "persistent"} & names)
-        if "nested" in names and self.of.dim <= budget.nested_dim:
-            self._nested()
+    def report(self) -> Report:
+        thermal = {"thermodynamic", "mbar", "wbic"} & self.names
+        if thermal or {"smc", "persistent"} & self.names:
+            self.draws.run_smc(self.names)
+        if "nested" in self.names and self.of.dim <= self.budget.nested_dim:
+            self.draws.run_nested()
         if thermal:
-            self._ladders()
+            self.draws.run_ladders("wbic" in self.names)
         self._complete()
         self._seed_what_nested_found()
-        agreement = self._agreement()
-        best = self._best()
+        agreement, best = self._agreement(), self._best()
         self._verdict(best)
-        if self.ladders is not None and "wbic" in names:
-            self._wbic(self.ladders)
-        shifted = {name: self._shifted(self.found[name]) for name in ROUTES if name in self.found}
         basins = None
         if self.basins is not None:
             offset = (self.asked * self.of.offset)[:, None]
             basins = Estimate(np.asarray(self.basins.value) + offset, self.basins.stderr)
         told = None
-        if phases is not None:
-            from slt.measure import regions
-
-            told = regions.measure(self.of, self.asked, phases, self.keys["phases"], best=self._shifted(best))
+        if self.phases is not None:
+            told = regions.measure(
+                self.of, self.asked, self.phases, self.phase_key,
+                points=self.points, budget=self.budget, ladders=self.draws.ladders, best=best,
+            )  # fmt: skip
         return Report(
-            self.asked, shifted, self._shifted(best), self._lam(), self.wbic, basins, agreement, self.smallest,
-            not self.faults, (*self._summary(agreement, best), *self.faults, *self.notes), self.checks, told,
-        )  # fmt: skip
+            t=self.asked,
+            routes={name: self._shifted(self.found[name]) for name in ROUTES if name in self.found},
+            best=self._shifted(best),
+            lam=self._lam(),
+            wbic=self._wbic(),
+            seeds=basins,
+            agreement=agreement,
+            smallest_mass=self.draws.smallest,
+            ok=not self.faults,
+            verdict=(self._summary(agreement, best), *self.faults, *self.notes),
+            checks=self.draws.checks,
+            phases=told,
+        )
 
     def _shifted(self, estimate: Estimate) -> Estimate:
         return Estimate(np.asarray(estimate.value) + self.asked * self.of.offset, estimate.stderr)
 
-    def _rounds(self, once: Callable[[int], Estimate]) -> None:
-        """Rounds of replicates until the error is small enough, the rounds are through, or the time is."""
-        began = time.monotonic()
-        for number in range(self.budget.rounds):
-            before = time.monotonic()
-            worst = np.max(np.asarray(once(number).stderr))
-            spent = time.monotonic() - before
-            if worst <= self.budget.stderr or time.monotonic() - began + spent > self.budget.seconds:
-                return
-
-    def _smc(self, only_pilot: bool) -> None:
-        path = smc.Path(self.of.posterior)
-
-        def look(_: int, at: int, w: Any) -> np.ndarray:
-            return np.asarray(w)
-
-        def once(number: int) -> Estimate:
-            runs = smc.run(
-                path, self.asked, jax.random.fold_in(self.keys["smc"], number), runs=self.budget.runs,
-                particles=self.budget.particles, watch=look if self.keep_places else None,
-            )  # fmt: skip
-            self.smc_runs += [each for each in runs if each.ended]
-            if not self.smc_runs:
-                raise InputError("model", "no SMC run reached t", "its loss is not finite under the prior")
-            return smc.averaged(np.array([each.log_z[each.at] for each in self.smc_runs]))
-
-        if only_pilot:
-            once(0)
-            return
-        self._rounds(once)
-        table = np.array([each.log_z[each.at] for each in self.smc_runs])
-        work = sum(each.work.shape[0] ** 2 * each.work.shape[1] for each in self.smc_runs)
-        if "smc" in self.names:
-            self.tables["smc"] = table
-        if "persistent" in self.names and work < 2e9:
-            self.tables["persistent"] = np.array([smc.persistent(each) for each in self.smc_runs])
-        self.smallest["smc"] = 10 / (len(self.smc_runs) * self.budget.particles)
-        spread = np.std(table, axis=0)
-        self.checks["smc"] = {"runs": len(self.smc_runs), "stages": len(self.smc_runs[0].s), "spread": spread}
-        if spread.max() > 1.0:
-            at = self.asked[np.argmax(spread > 1.0)]
-            self.faults.append(
-                f"smc: log Z of single runs spreads by {spread.max():.1f} nats from t = {at:.4g} on, so the effective "
-                f"number of particles behind the increments is too small: give more particles or a seed."
-            )
-
-    def _nested(self) -> None:
-        def once(number: int) -> Estimate:
-            key = jax.random.fold_in(self.keys["nested"], number)
-            self.nests += nested.run(
-                self.of.posterior, self.asked[-1], key, runs=self.budget.nests, points=self.budget.points
-            )
-            return smc.averaged(np.array([each.log_z(self.asked) for each in self.nests]))
-
-        self._rounds(once)
-        self.tables["nested"] = np.array([each.log_z(self.asked) for each in self.nests])
-        self.checks["nested"] = {"runs": len(self.nests), "points": len(self.nests) * self.budget.points}
-        if not all(each.ended for each in self.nests):
-            self.faults.append("nested: the live points had not contracted when the run ended: give fewer t.")
-
-    def _ladders(self) -> None:
-        tempered = self.asked[self.asked > np.e] / np.log(self.asked[self.asked > np.e])
-        extra = tempered if "wbic" in self.names else np.zeros(0)
-        at = np.unique(np.concatenate([by.rungs(self.smc_runs, self.asked), extra]))
-        at = at[np.concatenate([[True], np.diff(at) > 1e-6 * at[1:]])]
-        parts: list[by.Ladders] = []
-        draws = self.budget.draws
-
-        def once(number: int) -> Estimate:
-            nonlocal draws
-            if parts and not by.settled(parts[-1], self.asked):
-                parts.clear()
-                draws *= 4
-            key = jax.random.fold_in(self.keys["ladder"], number)
-            parts.append(
-                by.ladders(
-                    self.of,
-                    at,
-                    key,
-                    count=self.budget.ladders,
-                    draws=draws,
-                    burn_in=max(100, draws // 2),
-                    params_every=max(8, draws // 100) if self.keep_places else 0,
-                )
-            )
-            estimate = by.integrated(by.joined(parts), self.asked)
-            slow = not by.settled(parts[-1], self.asked)
-            return Estimate(estimate.value, np.asarray(estimate.stderr) + np.where(slow, np.inf, 0.0))
-
-        self._rounds(once)
-        found = self.ladders = by.joined(parts)
-        self.smallest["ladders"] = 1 / max(1.0, float(np.asarray(by.energy(found, 0.0).ess)))
-        trips = found.trips[found.ok]
-        self.checks["ladders"] = {
-            "rungs": at, "swap": found.swap, "round_trips": trips, "broken": int((~found.ok).sum()),
-        }  # fmt: skip
-        closed = np.flatnonzero(found.swap < 0.05)
-        if closed.size:
-            low, high = at[closed[0]], at[closed[0] + 1]
-            self.faults.append(
-                f"ladders: no exchange through t = {low:.4g} to {high:.4g} ({1 - found.swap[closed[0]]:.0%} of swaps "
-                "refused): what lies on either side is not weighed against the other."
-            )
-        elif trips.sum() == 0:
-            self.faults.append(
-                "ladders: no walker made a round trip between the prior and the largest t, so every ladder may be "
-                "caught where it started: run longer, or seed the basins."
-            )
-        elif not by.settled(parts[-1], self.asked):
-            self.notes.append(
-                f"ladders: only {trips.mean():.1f} round trips a ladder, or F still drifts: their errors may be too "
-                "small; they are left out of the best value where other routes ran."
-            )
-            self.slow.update(("thermodynamic", "mbar"))
-
     # ------------------------------------------------------------------------------------------------------ the seeds
-
-    @property
-    def keep_places(self) -> bool:
-        """Whether draws' positions are kept: to be told apart by seeds, given or found."""
-        return bool(self.points) or self.of.dim <= self.budget.nested_dim
 
     def _complete(self) -> None:
         """`found` from the draws: where a route did not find a seed's region at its weight, its part from the seed."""
-        seeds = None
+        draws, seeds = self.draws, None
         if self.points:
             seeds = by.about(self.of, self.points, self.asked)
             self.basins = by.seeded(
-                self.of, seeds, self.asked, self.keys["seeds"], runs=self.budget.runs, particles=self.budget.particles
+                self.of, seeds, self.asked, self.seed_key, runs=self.budget.runs, particles=self.budget.particles
             )
-
-        def inside(labels: Any) -> np.ndarray:
-            return np.stack([(labels == j).mean(-1) for j in range(len(self.points))], axis=-1)
-
-        for name, table in self.tables.items():
+        for name, table in draws.tables.items():
             self.found[name] = smc.averaged(table)
-            if seeds is None:
-                continue
-            if name == "nested":
-                parts = [[each.w, each, self.asked] for each in self.nests]
-                shares = np.array(
-                    [
-                        [
-                            [each.share(t, labels == j) for j in range(seeds.count)]
-                            for t, labels in ((t, seeds.member(i, w)) for i, t in enumerate(asked))
-                        ]
-                        for w, each, asked in parts
-                    ]
-                )
-            else:
-                places = [each.labels for each in self.smc_runs if each.labels is not None]
-                shares = np.stack(
-                    [inside(seeds.member(i, np.stack([w[i] for w in places]))) for i in range(self.asked.size)], axis=1
-                )
-            self._add_seeds(name, lambda out, x=table: smc.averaged(x + np.log(np.maximum(out, 1e-300))), shares)
+            if seeds is not None:
+                shares = self._nested_shares(seeds) if name == "nested" else self._smc_shares(seeds)
+                self._add_seeds(name, lambda out, x=table: smc.averaged(x + np.log(np.maximum(out, 1e-300))), shares)
         for name, route in (("thermodynamic", by.integrated), ("mbar", by.reweighted)):
-            found = self.ladders
-            if name not in self.names or found is None:
+            if name not in self.names or draws.ladders is None:
                 continue
-            estimate = self.raw[name] if name in self.raw else route(found, self.asked)
-            self.raw[name] = estimate
-            if not np.isfinite(np.asarray(estimate.value)).all():
+            if name not in self.raw:
+                self.raw[name] = route(draws.ladders, self.asked)
+            if not np.isfinite(np.asarray(self.raw[name].value)).all():
                 self.faults.append(f"{name}: neighbouring rungs of some ladder do not overlap; it gives no value.")
                 continue
-            self.found[name] = estimate
-            if seeds is not None and found.params is not None:
-                where = [int(np.argmin(np.abs(found.t - t))) for t in self.asked]
-                labels = [seeds.member(i, found.params[found.ok][:, r]) for i, r in enumerate(where)]
-                shares = np.stack([inside(each) for each in labels], axis=1)
-                self._add_seeds(name, lambda out, e=estimate: _outside(e, out), shares)
+            self.found[name] = self.raw[name]
+            if seeds is not None:
+                shares = self._ladder_shares(seeds, draws.ladders)
+                self._add_seeds(name, lambda out, e=self.raw[name]: _outside(e, out), shares)
+
+    def _smc_shares(self, seeds: by.Seeds) -> np.ndarray:
+        """Of each run's particles [run, t, seed], the share in each seed's region; the others do so of their draws."""
+        places = [each.labels for each in self.draws.smc_runs if each.labels is not None]
+        labels = [seeds.member(i, np.stack([w[i] for w in places])) for i in range(self.asked.size)]
+        return np.stack([_inside(each, seeds.count) for each in labels], axis=1)
+
+    def _nested_shares(self, seeds: by.Seeds) -> np.ndarray:
+        shares = np.empty((len(self.draws.nests), self.asked.size, seeds.count))
+        for r, run in enumerate(self.draws.nests):
+            for i, t in enumerate(self.asked):
+                labels = seeds.member(i, run.w)
+                shares[r, i] = [run.share(t, labels == j) for j in range(seeds.count)]
+        return shares
+
+    def _ladder_shares(self, seeds: by.Seeds, found: by.Ladders) -> np.ndarray:
+        assert found.params is not None  # noqa: S101
+        where = [int(np.argmin(np.abs(found.t - t))) for t in self.asked]
+        labels = [seeds.member(i, found.params[found.ok][:, r]) for i, r in enumerate(where)]
+        return np.stack([_inside(each, seeds.count) for each in labels], axis=1)
 
     def _add_seeds(self, name: str, rest: Callable[[np.ndarray], Estimate], shares: np.ndarray) -> None:
         """shares [replicate, t, seed]: of the draws, in each seed's region; rest(out [replicate, t]): F of the others.
@@ -399,11 +283,11 @@ class _Measurement:
         others = [name for name in self._families() if name != "nested"]
         if "nested" not in self.found or not any(self._split("nested", name).any() for name in others):
             return
-        lows = self._least()
+        lows = self.draws.least()
         rest = min(value for name, value in lows.items() if name != "nested")
         if self.asked[-1] * (rest - lows["nested"]) < 3.0:
             return
-        best = min(self.nests, key=lambda each: each.delta.min())
+        best = min(self.draws.nests, key=lambda each: each.delta.min())
         w = jnp.asarray(best.w[np.argmin(best.delta)])
         self.points = (*self.points, target.unravel(self.of.posterior, w))
         self.notes.append(
@@ -413,24 +297,27 @@ class _Measurement:
         )
         self._complete()
 
-    def _wbic(self, found: by.Ladders) -> None:
+    def _wbic(self) -> Estimate | None:
+        """t <K> at t/log t, equal to F to leading order."""
+        if "wbic" not in self.names or self.draws.ladders is None:
+            return None
         value, error = np.full(self.asked.size, np.nan), np.full(self.asked.size, np.nan)
         for i in np.flatnonzero(self.asked > np.e):
             t = self.asked[i]
-            level = by.energy(found, t / np.log(t))
-            value[i] = t * (float(level.value) + self.of.offset)
-            error[i] = t * float(level.stderr)
-        self.wbic = Estimate(value, error)
+            level = by.energy(self.draws.ladders, t / np.log(t))
+            value[i] = t * (float(np.asarray(level.value)) + self.of.offset)
+            error[i] = t * float(np.asarray(level.stderr))
+        return Estimate(value, error)
 
     def _lam(self) -> Estimate:
         offset = 0.0
         if not self.of.anchored:
-            offset = min([0.0, *self._least().values()])
-        if self.ladders is not None:
-            levels = [by.energy(self.ladders, t) for t in self.asked]
+            offset = min([0.0, *self.draws.least().values()])
+        if self.draws.ladders is not None:
+            levels = [by.energy(self.draws.ladders, t) for t in self.asked]
             value, error = (np.array([np.asarray(getattr(x, name)) for x in levels]) for name in ("value", "stderr"))
-        elif self.smc_runs:
-            table = -np.array([each.work[each.at].mean(-1) for each in self.smc_runs], np.float64)
+        elif self.draws.smc_runs:
+            table = -np.array([each.work[each.at].mean(-1) for each in self.draws.smc_runs], np.float64)
             value, error = table.mean(0), table.std(0, ddof=1) / np.sqrt(len(table))
         else:
             value = error = np.full(self.asked.size, np.nan)
@@ -454,14 +341,17 @@ class _Measurement:
             if not any(a in family and b in family for family in FAMILIES)
         }
 
-    def _split(self, a: str, b: str) -> np.ndarray:
-        """Where two routes disagree: by more than 3.5 standard errors and by more than a hundredth of a nat."""
+    def _split(self, a: str, b: str, far: float = 3.5) -> np.ndarray:
+        """Where two routes disagree: by more than `far` standard errors and by more than a hundredth of a nat."""
         gap = np.abs(np.asarray(self.found[a].value) - np.asarray(self.found[b].value))
         error = np.hypot(np.asarray(self.found[a].stderr), np.asarray(self.found[b].stderr))
-        return (gap > 3.5 * error) & (gap > 0.01)
+        return (gap > far * error) & (gap > 0.01)
 
     def _best(self) -> Estimate:
-        names = [name for name in self._families() if name not in self.slow] or self._families()
+        names = self._families()
+        trusted = [name for name in names if name not in self.draws.slow]
+        if trusted:  # ladders that may not have settled count where they are at one with the others
+            names = [n for n in names if n in trusted or not any(self._split(n, other, 2.5).any() for other in trusted)]
         if not names:
             blank = np.full(self.asked.size, np.nan)
             self.faults.append("No route gave a value with an error.")
@@ -483,7 +373,7 @@ class _Measurement:
             error = np.where(apart, np.hypot(errors[low, columns], gap / 2), error)
         return Estimate(value, error)
 
-    def _summary(self, agreement: Mapping[tuple[str, str], np.ndarray], best: Estimate) -> list[str]:
+    def _summary(self, agreement: Mapping[tuple[str, str], np.ndarray], best: Estimate) -> str:
         names = self._families()
         worst = max((float(np.max(np.abs(z))) for z in agreement.values()), default=np.nan)
         if len(names) < 2:
@@ -492,21 +382,11 @@ class _Measurement:
             what = f"The routes disagree (largest |z| = {worst:.1f}): see below which assumption fails."
         else:
             what = f"{len(names)} independent routes agree (largest |z| = {worst:.1f})."
-        return [f"{what} Largest standard error {np.max(np.asarray(best.stderr)):.3g} nats."]
-
-    def _least(self) -> dict[str, float]:
-        """The least K - K(reference) that each family of draws saw."""
-        lows = {
-            "smc": [-each.work.max() for each in self.smc_runs],
-            "nested": [each.delta.min() for each in self.nests],
-        }
-        if self.ladders is not None:
-            lows["ladders"] = [self.ladders.delta[self.ladders.ok].min()]
-        return {name: float(min(values)) for name, values in lows.items() if values}
+        return f"{what} Largest standard error {np.max(np.asarray(best.stderr)):.3g} nats."
 
     def _verdict(self, best: Estimate) -> None:
-        least = self._least()
-        self.checks["least"] = {name: value + self.of.offset for name, value in least.items()}
+        least = self.draws.least()
+        self.draws.checks["least"] = {name: value + self.of.offset for name, value in least.items()}
         for a, b in itertools.combinations(self._families(), 2):
             apart = self._split(a, b)
             if not apart.any():
@@ -526,13 +406,19 @@ class _Measurement:
                 self.notes.append(
                     f"Seed {j}'s region carries {share[-1, j]:.3g} of the evidence at t = {self.asked[-1]:.4g}."
                 )
-        if self.smallest:
-            masses = ", ".join(f"{name} {mass:.1g}" for name, mass in self.smallest.items())
+        if self.draws.smallest:
+            masses = ", ".join(f"{name} {mass:.1g}" for name, mass in self.draws.smallest.items())
             tail = "" if "nested" in self.found else "; no other kind of route was there to find it"
             self.notes.append(
                 f"A basin that parts from the rest with a prior mass below about ({masses}) could not have been seen "
                 f"by the thermal routes without a seed{tail}."
             )
+
+
+def _inside(labels: np.ndarray, count: int) -> np.ndarray:
+    """Shares [..., seed] of labels [..., draw]."""
+    flat = labels.reshape(len(labels), -1)
+    return np.stack([(flat == j).mean(-1) for j in range(count)], axis=-1)
 
 
 def _outside(estimate: Estimate, out: np.ndarray) -> Estimate:

@@ -3,7 +3,6 @@
 Every route works with K - K(reference), in which the loss does not cancel, and independent replicates.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from slt.engine import Schedule, Start
 from slt.estimators import diagnostics
 from slt.estimators import free_energy as estimators
 from slt.measure import smc, target
-from slt.measure.target import Target
+from slt.measure.target import Target, Times
 from slt.model import Model
 from slt.phases import Phases
 from slt.posterior import Posterior
@@ -53,7 +52,7 @@ class Ladders(NamedTuple):
     labels: np.ndarray | None
 
 
-def rungs(runs: Sequence[smc.Run], asked: Sequence[float]) -> Float[np.ndarray, " rung"]:
+def rungs(runs: Sequence[smc.Run], asked: Times) -> Float[np.ndarray, " rung"]:
     """Where rungs belong, from 0 through every t asked for: neighbours that refuse about alike many swaps.
 
     The local barrier of replica exchange is E|K - K'|/2 at t (Syed et al. 2022), whose integral over a gap is the
@@ -149,19 +148,19 @@ def joined(parts: Sequence[Ladders]) -> Ladders:
     )  # fmt: skip
 
 
-def integrated(found: Ladders, asked: Sequence[float]) -> Estimate:
+def integrated(found: Ladders, asked: Times) -> Estimate:
     """Thermodynamic integration of F of K - K(reference)."""
     return estimators.thermodynamic(found.delta, found.t, asked, ok=found.ok)
 
 
-def reweighted(found: Ladders, asked: Sequence[float]) -> Estimate:
+def reweighted(found: Ladders, asked: Times) -> Estimate:
     """MBAR of the draws of all ladders together, thinned to what its matrices of rungs x draws can hold."""
     size = found.t.size**2 * found.delta.shape[-1] * int(found.ok.sum())
     every = max(1, -(-size // 40_000_000))
     return estimators.pooled(found.delta[..., ::every], found.t, asked, ok=found.ok)
 
 
-def settled(found: Ladders, asked: Sequence[float]) -> bool:
+def settled(found: Ladders, asked: Times) -> bool:
     """Whether the draws look like those of ladders that forgot their start: 20 round trips each, and no drift of F.
 
     The drift is that of the integral of <K> from the first half of the draws to the second, beyond 2.5 of its errors
@@ -181,7 +180,12 @@ def settled(found: Ladders, asked: Sequence[float]) -> bool:
 def energy(found: Ladders, t: float) -> Estimate:
     """<K - K(reference)> at the rung t."""
     rung = int(np.argmin(np.abs(found.t - t)))
-    return diagnostics.mean(np.where(found.ok[:, None], found.delta[:, rung], 0.0), ok=found.ok)
+    return mean_of(found.delta[found.ok, rung])
+
+
+def mean_of(x: Float[np.ndarray, "ladder draw"]) -> Estimate:
+    """Mean over ladders and draws with its error."""
+    return diagnostics.mean(x)
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds
@@ -223,7 +227,7 @@ class Seeds:
         return np.where(least <= self.radius**2, np.argmin(squares, axis=0), -1).reshape(w.shape[:-1])
 
 
-def about(of: Target, points: Sequence[Any], asked: Sequence[float]) -> Seeds:
+def about(of: Target, points: Sequence[Any], asked: Times) -> Seeds:
     """The ellipsoids about seeds (parameters of the model) at every t asked for."""
     dim = of.dim
     centres = np.stack([of.flat(point) for point in points])
@@ -242,21 +246,29 @@ def about(of: Target, points: Sequence[Any], asked: Sequence[float]) -> Seeds:
     return Seeds(centres, roots, float(np.sqrt(2 * stats.chi2.isf(1e-6, dim))))
 
 
-def seeded(
+def seeded(of: Target, seeds: Seeds, asked: Times, key: Key, *, runs: int, particles: int) -> Estimate:
+    """F of the region about each seed, -log int_A exp(-t (K - K(reference))) prior, as an Estimate [t, seed].
+
+    By SMC from the Gaussian about the seed: no prior mass has to be hit. A is the seed's ellipsoid at that t.
+    """
+    return smc.averaged(seeded_runs(of, seeds, asked, key, runs=runs, particles=particles)[0])
+
+
+def seeded_runs(
     of: Target,
     seeds: Seeds,
-    asked: Sequence[float],
+    asked: Times,
     key: Key,
     *,
     runs: int,
     particles: int,
     phases: Phases | None = None,
     labels: Sequence[int] | None = None,
-) -> Estimate:
-    """F of the region about each seed, -log int_A exp(-t (K - K(reference))) prior, as an Estimate [t, seed].
+    shown: int = 0,
+) -> tuple[Float[np.ndarray, "run t seed"], np.ndarray]:
+    """log of the mass about each seed, or with `phases` of the whole phase labels[seed]; -inf of runs that failed.
 
-    By SMC from the Gaussian about the seed: no prior mass has to be hit. A is the seed's ellipsoid at that t, or with
-    `phases` the whole phase labels[seed].
+    Also `shown` draws of each, [t, seed, runs * shown, d].
     """
     times, count = len(asked), seeds.count
     which = np.tile(np.repeat(np.arange(count), runs), times)
@@ -274,9 +286,15 @@ def seeded(
         None if labels is None else jnp.asarray(np.asarray(labels)[which], jnp.int32),
         phases,
     )
-    found = smc.run(path, [1.0], key, runs=len(which), particles=particles)
+    places = np.zeros((len(which), shown, of.dim))
+
+    def watch(run: int, _: int, w: Array) -> np.ndarray:
+        places[run] = np.asarray(w[:shown])
+        return np.zeros(0)
+
+    found = smc.run(path, [1.0], key, runs=len(which), particles=particles, watch=watch if shown else None)
     log_z = np.array([each.log_z[-1] if each.ended else -np.inf for each in found]).reshape(times, count, runs)
-    return smc.averaged(np.moveaxis(log_z, -1, 0))
+    return np.moveaxis(log_z, -1, 0), places.reshape(times, count, runs * shown, of.dim)
 
 
 def combined(*parts: Estimate) -> Estimate:
@@ -287,42 +305,3 @@ def combined(*parts: Estimate) -> Estimate:
     with np.errstate(invalid="ignore"):
         share = np.nan_to_num(np.exp(total - values))
     return Estimate(total, np.sqrt(np.square(share * np.where(share > 0, errors, 0.0)).sum(0)))
-
-
-def confined(model: Model, phases: Phases, label: int) -> Model:
-    """The model with its prior cut down to one phase (not normalised anew): outside, moves are refused."""
-    return _Confined(model, phases, label)
-
-
-@dataclass(frozen=True)
-class _Confined(Model):
-    """See `confined`; the gradient of the prior outside is the unconfined one, so that walls only refuse."""
-
-    model: Model
-    phases: Phases
-    label: int
-
-    def init(self, key: Key) -> Any:
-        return self.model.init(key)
-
-    def log_prior(self, params: Any) -> Array:
-        value = self.model.log_prior(params)
-        return value + jnp.where(self.phases.label(params) == self.label, 0.0, -jnp.inf).astype(value.dtype)
-
-    def log_likelihood(self, params: Any, batch: Any) -> Array:
-        return self.model.log_likelihood(params, batch)
-
-    def sample(self, key: Key, num: int) -> Any:
-        return self.model.sample(key, num)
-
-    def truth(self) -> Any:
-        known = self.model.truth()
-        return None if known is None else dataclasses.replace(known, params=None, phases=None)
-
-    @property
-    def support(self) -> tuple[float, float] | None:
-        return self.model.support
-
-    @property
-    def is_potential(self) -> bool:
-        return self.model.is_potential

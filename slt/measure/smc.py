@@ -12,7 +12,7 @@ by the correlation that is left. So no weight is ever pending (Del Moral, Doucet
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from scipy import special
 
 from slt.estimators import diagnostics
-from slt.measure.target import Vector, fold, prior_draws, unravel, values
+from slt.measure.target import Times, Vector, fold, prior_draws, unravel, values
 from slt.phases import Phases
 from slt.posterior import Posterior
 from slt.samplers.mcmc import HMC
@@ -123,12 +123,12 @@ class Particles(NamedTuple):
 class Told(NamedTuple):
     """What one stage tells of one run."""
 
-    s: Array
-    increment: Array
+    s: Any
+    increment: Any
     "log of the mean incremental weight"
-    kept: Array
+    kept: Any
     "correlation of W before and after the moves"
-    acceptance: Array
+    acceptance: Any
 
 
 class Run(NamedTuple):
@@ -194,8 +194,11 @@ def _stage(
     at = (jnp.arange(number, dtype=size.dtype) + jax.random.uniform(index_key, (), size.dtype)) / size * cumulative[-1]
     index = jnp.clip(jnp.searchsorted(cumulative, at), 0, number - 1)
     w, before = now.w[index], now.work[index]
-    mass = jnp.var(w, axis=0)
-    mass = jnp.where(mass > 0, mass, 1.0)
+    # each half moves by the other's variances: a metric made from the particles that it moves would bias them by about
+    # d/N nats (measured: 25 nats for 576 parameters and 128 particles)
+    half = number // 2
+    mass = jnp.where(jnp.arange(number)[:, None] < half, jnp.var(w[half:], axis=0), jnp.var(w[:half], axis=0))
+    mass = jnp.where(mass > 0, mass, jnp.maximum(jnp.max(mass), 1e-30))
 
     def log_density(w: Vector) -> Scalar:
         return path.log_density(w, s)
@@ -205,7 +208,7 @@ def _stage(
     def move(i: Any, loop: tuple[Any, Scalar, Scalar]) -> tuple[Any, Scalar, Scalar]:
         states, log_step, accepted = loop
         keys = jax.random.split(jax.random.fold_in(move_key, i), number)
-        states, info = jax.vmap(lambda k, x: kernel(k, x, jnp.exp(log_step), mass))(keys, states)
+        states, info = jax.vmap(lambda k, x, m: kernel(k, x, jnp.exp(log_step), m))(keys, states, mass)
         folded, flip = jax.vmap(lambda x: fold(path.posterior, x))(states.position)
         states = states._replace(position=folded, logdensity_grad=states.logdensity_grad * flip)
         rate = jnp.mean(jnp.nan_to_num(info.acceptance_rate)).astype(size.dtype)
@@ -254,7 +257,7 @@ def _drawn(path: Path, keys: Key, number: int) -> Array:
 
 def run(
     path: Path,
-    asked: Sequence[float],
+    asked: Times,
     key: Key,
     *,
     runs: int,
@@ -271,7 +274,7 @@ def run(
     for, particles w [N, d]) -> labels [N].
     """
     dtype = path.posterior.beta.dtype
-    asked = np.asarray(asked, np.float64)
+    goals = np.asarray(asked, np.float64)
     begin_key, key = jax.random.split(key)
     w = _drawn(path, jax.random.split(begin_key, runs), particles) if start is None else start
     with jax.threefry_partitionable(False):
@@ -282,7 +285,7 @@ def run(
         labels: list[list[np.ndarray]] = [[] for _ in range(runs)]
         rounds, stuck = float(moves[0] + 1), np.zeros(runs, bool)
         for stage in range(1, MOST_STAGES):
-            target = jnp.asarray(asked[np.minimum(goal, asked.size - 1)], dtype)
+            target = jnp.asarray(goals[np.minimum(goal, goals.size - 1)], dtype)
             now, info = _stages(
                 path, now, jax.random.fold_in(key, stage), target, jnp.asarray(round(rounds), jnp.int32),
                 jnp.asarray(share, dtype),
@@ -290,7 +293,7 @@ def run(
             info = Told(*(np.asarray(each, np.float64) for each in info))
             works.append(np.asarray(now.work))
             told.append(info)
-            active = (goal < asked.size) & ~stuck
+            active = (goal < goals.size) & ~stuck
             rounds = float(np.clip(rounds * np.exp(0.5 * (info.kept[active].mean() - 0.4)), *moves))
             stuck |= ~np.isfinite(info.increment)
             arrived = active & (info.s >= np.asarray(target, np.float64))
@@ -299,7 +302,7 @@ def run(
                 if watch is not None:
                     labels[r].append(watch(int(r), int(goal[r]), now.w[r]))
                 goal[r] += 1
-            if ((goal >= asked.size) | stuck).all():
+            if ((goal >= goals.size) | stuck).all():
                 break
     s = np.concatenate([np.zeros((1, runs)), [each.s for each in told]])
     log_z = np.concatenate([np.zeros((1, runs)), np.cumsum([each.increment for each in told], axis=0)])
@@ -309,7 +312,7 @@ def run(
         Run(
             s[: (last := (reached[r][-1] if reached[r] else len(told))) + 1, r], log_z[: last + 1, r],
             energies[: last + 1, r], np.array(reached[r], int), np.array(labels[r]) if labels[r] else None,
-            accepted[:last, r], bool(goal[r] >= asked.size),
+            accepted[:last, r], bool(goal[r] >= goals.size),
         )
         for r in range(runs)
     ]  # fmt: skip

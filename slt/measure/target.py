@@ -1,6 +1,7 @@
 """What free energies are asked of: a model's prior and loss on flat parameter vectors, checked."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from slt.samplers.base import reflect
 from slt.typing import Batch, InputError, Key, Params, Scalar
 
 Vector = Float[Array, " d"]
+Times = Sequence[float] | np.ndarray
+"""Values of t, ascending."""
 PROBES = 4096
 """Draws from the prior among which the reference point is looked for where no optimum is known."""
 
@@ -55,16 +58,16 @@ def make(model: Model, data: Batch | None = None, n: int | None = None, seeds: A
     if model.is_potential:
         if data is not None or n is not None:
             raise InputError("data", "given", "a potential has no data: give t")
-        data, n = model.sample(jax.random.key(0), 1), 1
+        data, count = model.sample(jax.random.key(0), 1), 1
     else:
         if data is None:
             raise InputError("data", None, "a model with data needs them: give a batch")
         data = jax.tree.map(jnp.asarray, data)
         size = min(leaf.shape[0] for leaf in jax.tree.leaves(data))
-        n = size if n is None else n
-        if not 1 <= n <= size:
+        count = size if n is None else n
+        if not 1 <= count <= size:
             raise InputError("n", n, f"must lie between 1 and the {size} samples given")
-        data = jax.tree.map(lambda leaf: leaf[:n], data)
+        data = jax.tree.map(lambda leaf: leaf[:count], data)
     truth = model.truth()
     known = truth is not None and truth.params is not None
     points = [truth.params] if truth is not None and known else []
@@ -80,8 +83,8 @@ def make(model: Model, data: Batch | None = None, n: int | None = None, seeds: A
     if not np.isfinite(losses).any():
         raise InputError("model", losses, "its loss is not finite at the reference points")
     best = int(np.nanargmin(losses))
-    posterior = Posterior.build(model, data, n, 1.0, centre=floats[best])
-    return Target(model, data, int(n), posterior, losses[best], known and model.is_potential)
+    posterior = Posterior.build(model, data, count, 1.0, centre=floats[best])
+    return Target(model, data, int(count), posterior, losses[best], known and model.is_potential)
 
 
 def _loss(model: Model, params: Params, data: Batch) -> float:

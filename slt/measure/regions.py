@@ -1,0 +1,360 @@
+"""Free energies of phases, F_a(t) = -log int_{W_a} exp(-t K) prior, absolute and comparable, also of rare phases.
+
+Where the prior itself meets a phase, SMC starts from the prior cut down to it, anchored at its prior mass (a count of
+draws, with its binomial error), and is confined to it by refusal. Where it does not, SMC starts from a Gaussian about a
+seed, whose normaliser is known, and no prior mass is needed. Where ladders mix, their occupancy gives the same number,
+F - log mass_a, and stands beside.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from slt.measure import routes as by
+from slt.measure import smc, target
+from slt.measure.evidence import Budget
+from slt.measure.target import Target
+from slt.phases import Phases
+from slt.posterior import Posterior
+from slt.typing import Estimate, InputError, Key
+
+MOST_DRAWS = 2**20
+BLOCK = 8192
+ENOUGH = 512  # hits of a phase below which a seed is the better start
+SHOWN = 64  # draws a run whose descents tell whether a phase's posterior is interior
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """F of every phase at every t.
+
+    free_energy: Estimate [T, P]; mass: Estimate [T, P], posterior shares of the phases among themselves; start [P]:
+    "prior" or "seed", whence each was measured ("none": no draw and no seed was there; NaN); prior_mass: Estimate [P].
+    occupancy: Estimate [T, P], F - log of the share of ladders' draws (None without settled ladders).
+    laplace [T, P]: t L_a - log prior(w_a) + 1/2 log det(t H/2 pi) at the lowest minimum w_a known of the phase, and
+    singular [P]: whether its Hessian is, so that it holds for no t. interior [T, P]: the share of draws whose descent
+    ends in their own phase: where it is low, F_a is that of the boundary. fit: (L_a, lambda_a, c_a), Estimate [P, 3],
+    of F_a = t L_a + lambda_a log t + c_a over the t where draws are interior (NaN with fewer than four of them).
+    """
+
+    t: np.ndarray
+    names: tuple[str, ...]
+    rule: str
+    free_energy: Estimate
+    mass: Estimate
+    start: tuple[str, ...]
+    prior_mass: Estimate
+    occupancy: Estimate | None
+    laplace: np.ndarray
+    singular: np.ndarray
+    interior: np.ndarray
+    fit: Estimate
+    verdict: tuple[str, ...]
+
+
+def known(of: Target, phases: Any) -> Phases:
+    """The partition meant by `phases`: itself, or the model's own where it is True."""
+    if phases is True:
+        truth = of.model.truth()
+        if truth is None or truth.phases is None:
+            raise InputError("phases", True, "the model knows no partition: give an slt.Phases")
+        return truth.phases
+    if not isinstance(phases, Phases):
+        raise InputError("phases", phases, "give an slt.Phases, or True for the model's own")
+    return phases
+
+
+@functools.partial(jax.jit, static_argnames=("phases",))
+def _labels(posterior: Posterior, w: Array, phases: Phases) -> Array:
+    return jax.lax.map(lambda x: jnp.asarray(phases.label(target.unravel(posterior, x))), w, batch_size=256)
+
+
+def _prior_hits(of: Target, phases: Phases, key: Key, want: int) -> tuple[list[np.ndarray], np.ndarray, int]:
+    """Draws from the prior by phase, at most `want` kept of each; how many there were; of how many draws."""
+    count = len(phases.names)
+    kept: list[list[np.ndarray]] = [[] for _ in range(count)]
+    hits, draws = np.zeros(count, np.int64), 0
+    most = max(BLOCK, min(MOST_DRAWS, 2**27 // of.dim))
+    while draws < most and (draws < most // 8 or (hits < want).any()):
+        w = np.asarray(target.prior_draws(of.posterior, jax.random.fold_in(key, draws), BLOCK))
+        labels = np.asarray(_labels(of.posterior, jnp.asarray(w), phases))
+        for a in range(count):
+            if hits[a] < want:
+                kept[a].append(w[labels == a])
+            hits[a] += int((labels == a).sum())
+        draws += BLOCK
+    return [np.concatenate(each)[:want] for each in kept], hits, draws
+
+
+@functools.partial(jax.jit, static_argnames=("steps",))
+def _descend(posterior: Posterior, w: Array, steps: int = 80) -> Array:
+    """Where L-BFGS on K from each w [i, d] ends, inside the prior's box."""
+
+    def loss(x: Array) -> Array:
+        return target.values(posterior, target.fold(posterior, x)[0])[1]
+
+    solver = optax.lbfgs(memory_size=8)
+    both = optax.value_and_grad_from_state(loss)
+
+    def one(x: Array) -> Array:
+        def step(_: Any, at: tuple[Array, Any]) -> tuple[Array, Any]:
+            x, state = at
+            value, grad = both(x, state=state)
+            change, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=loss)
+            new = jnp.add(x, jnp.asarray(change))
+            good = jnp.all(jnp.isfinite(new))
+            return jnp.where(good, new, x), state
+
+        return target.fold(posterior, jax.lax.fori_loop(0, steps, step, (x, solver.init(x)))[0])[0]
+
+    return jax.vmap(one)(w)
+
+
+def measure(
+    of: Target,
+    asked: np.ndarray,
+    phases: Any,
+    key: Key,
+    *,
+    points: Sequence[Any] = (),
+    budget: Budget | None = None,
+    ladders: by.Ladders | None = None,
+    best: Estimate | None = None,
+) -> PhaseReport:
+    """F of every phase of the partition at the values `asked`; see `PhaseReport`.
+
+    points: seeds (parameters) in any phases, beside the model's own known basins; ladders with labels and `best`, F of
+    the whole without the offset, give the occupancy.
+    """
+    budget = Budget() if budget is None else budget
+    phases = known(of, phases)
+    count, runs, number = len(phases.names), budget.runs, budget.particles
+    hit_key, prior_key, seed_key = jax.random.split(key, 3)
+    drawn, hits, draws = _prior_hits(of, phases, hit_key, runs * number)
+    mass = hits / draws
+    prior_mass = Estimate(mass, np.sqrt(mass * (1 - mass) / draws))
+    truth = of.model.truth()
+    basins = [] if truth is None else [basin.params for basin in truth.basins]
+    seeds = [*points, *basins]
+    labels = [int(phases.label(jax.tree.map(jnp.asarray, seed))) for seed in seeds]
+
+    tables: list[np.ndarray | None] = [None] * count  # log of the mass of the phase [run, t]
+    shown: list[np.ndarray | None] = [None] * count  # some draws [t, i, d]
+    start = ["none"] * count
+    here = [a for a in range(count) if hits[a] >= ENOUGH]
+    if here:
+        w = np.stack([_portions(drawn[a], runs, number) for a in here]).reshape(len(here) * runs, number, -1)
+        which = jnp.asarray(np.repeat(here, runs), jnp.int32)
+        path = smc.Path(of.posterior, None, which, phases)
+        watch = lambda run, at, w: np.asarray(w[:SHOWN])  # noqa: E731
+        found = smc.run(path, asked, prior_key, runs=len(which), particles=number, start=jnp.asarray(w), watch=watch)
+        for i, a in enumerate(here):
+            own = [each for each in found[i * runs : (i + 1) * runs] if each.ended]
+            tables[a] = np.array([each.log_z[each.at] for each in own]) + np.log(mass[a])
+            shown[a] = np.concatenate([each.labels for each in own if each.labels is not None], axis=1)
+            start[a] = "prior"
+    rare = [j for j, label in enumerate(labels) if 0 <= label < count and label not in here]
+    if rare:
+        about = by.about(of, [seeds[j] for j in rare], asked)
+        own_labels = [labels[j] for j in rare]
+        log_z, places = by.seeded_runs(
+            of, about, asked, seed_key, runs=runs, particles=number, phases=phases, labels=own_labels, shown=SHOWN
+        )
+        for a in sorted(set(own_labels)):
+            mine = [i for i, label in enumerate(own_labels) if label == a]
+            total = smc.averaged(log_z[:, :, mine]).value  # several seeds of one phase: the one that finds most
+            chosen = mine[int(np.argmin(np.asarray(total)[-1]))]
+            tables[a], shown[a], start[a] = log_z[:, :, chosen], places[:, chosen], "seed"
+    return _report(of, asked, phases, tables, shown, tuple(start), prior_mass, seeds, labels, ladders, best)
+
+
+def _portions(drawn: np.ndarray, runs: int, number: int) -> np.ndarray:
+    """Each run's own share of the draws, repeated as often as it takes: [run, N, d]."""
+    share = len(drawn) // runs
+    index = np.arange(number) % share
+    return np.stack([drawn[r * share : (r + 1) * share][index] for r in range(runs)])
+
+
+def _report(
+    of: Target,
+    asked: np.ndarray,
+    phases: Phases,
+    tables: list[np.ndarray | None],
+    shown: list[np.ndarray | None],
+    start: tuple[str, ...],
+    prior_mass: Estimate,
+    seeds: list[Any],
+    labels: list[int],
+    ladders: by.Ladders | None,
+    best: Estimate | None,
+) -> PhaseReport:
+    count, times = len(phases.names), len(asked)
+    value, error, interior = (np.full((times, count), np.nan) for _ in range(3))
+    laplace, singular = np.full((times, count), np.nan), np.zeros(count, bool)
+    fit = np.full((2, count, 3), np.nan)
+    masses = np.asarray(prior_mass.value)
+    for a, (table, places) in enumerate(zip(tables, shown, strict=True)):
+        if table is None or places is None:
+            continue
+        one = smc.averaged(table)
+        anchor = np.asarray(prior_mass.stderr)[a] / masses[a] if start[a] == "prior" else 0.0
+        value[:, a], error[:, a] = np.asarray(one.value), np.hypot(np.asarray(one.stderr), anchor)
+        ends = _descend(of.posterior, jnp.asarray(places[:, :: max(1, places.shape[1] // SHOWN)].reshape(-1, of.dim)))
+        own = np.asarray(_labels(of.posterior, ends, phases)).reshape(times, -1) == a
+        interior[:, a] = own.mean(-1)
+        starts = [of.flat(seed) for seed, label in zip(seeds, labels, strict=True) if label == a]
+        minima = np.concatenate([np.asarray(ends)[own.ravel()], *([np.stack(starts)] if starts else [])])
+        laplace[:, a], singular[a] = _laplace(of, asked, minima, phases, a)
+        good = interior[:, a] >= 0.95
+        fit[:, a] = _fit(asked[good], table[:, good], error[good, a])
+    share, spread = _shares(value, error)
+    offset = (asked * of.offset)[:, None]
+    fit[0, :, 0] += of.offset
+    occupancy = _occupancy(ladders, asked, count, best)
+    verdict = _verdict(of, asked, phases, start, value, error, interior, singular, prior_mass, occupancy, best)
+    if occupancy is not None:
+        occupancy = Estimate(np.asarray(occupancy.value) + offset, occupancy.stderr)
+    return PhaseReport(
+        t=asked,
+        names=phases.names,
+        rule=phases.rule,
+        free_energy=Estimate(value + offset, error),
+        mass=Estimate(share, spread),
+        start=start,
+        prior_mass=prior_mass,
+        occupancy=occupancy,
+        laplace=laplace + offset,
+        singular=singular,
+        interior=interior,
+        fit=Estimate(fit[0], fit[1]),
+        verdict=verdict,
+    )
+
+
+def _shares(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior shares of phases with independent F [T, P], and their errors to first order."""
+    safe = np.where(np.isfinite(value), value, np.inf)
+    least = safe.min(-1, keepdims=True)
+    weight = np.exp(-(safe - np.where(np.isfinite(least), least, 0.0)))
+    share = weight / weight.sum(-1, keepdims=True)
+    size = np.nan_to_num(error)
+    others = np.square(share * size).sum(-1, keepdims=True) - np.square(share * size)
+    return share, share * np.sqrt(np.square((1 - share) * size) + others)
+
+
+def _laplace(of: Target, asked: np.ndarray, minima: np.ndarray, phases: Phases, label: int) -> tuple[np.ndarray, bool]:
+    """Laplace's F about the lowest of some points of a phase, after descent; and whether the Hessian there is singular.
+
+    Singular: an eigenvalue below 1e-3 of the largest (or negative), or one that at the largest t is not ten times the
+    prior's. Without a point, NaN.
+    """
+    blank = np.full(len(asked), np.nan)
+    if not len(minima):
+        return blank, False
+    tried = np.concatenate([minima[:SHOWN], minima[-SHOWN:]])
+    ends = np.concatenate([np.asarray(_descend(of.posterior, jnp.asarray(tried), steps=200)), tried])
+    ends = ends[np.asarray(_labels(of.posterior, jnp.asarray(ends), phases)) == label]
+    if not len(ends):
+        return blank, False
+    log_prior, delta = (np.asarray(each, np.float64) for each in _both(of.posterior, jnp.asarray(ends)))
+    low = int(np.argmin(np.where(np.isfinite(log_prior), delta, np.inf)))
+    hessian = np.asarray(_hessian(of.posterior, jnp.asarray(ends[low])), np.float64)
+    levels = np.linalg.eigvalsh((hessian + hessian.T) / 2)
+    spread = float(np.asarray(target.prior_draws(of.posterior, jax.random.key(0), 1024), np.float64).var(0).mean())
+    singular = not (np.isfinite(levels).all() and levels[0] > max(1e-3 * levels[-1], 10 / (asked[-1] * spread)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = 0.5 * np.log(np.abs(levels) / (2 * np.pi)).sum()
+    return asked * delta[low] - log_prior[low] + half + of.dim / 2 * np.log(asked), singular
+
+
+@jax.jit
+def _both(posterior: Posterior, w: Array) -> tuple[Array, Array]:
+    return jax.vmap(lambda x: target.values(posterior, x))(w)
+
+
+@jax.jit
+def _hessian(posterior: Posterior, w: Array) -> Array:
+    return jax.hessian(lambda x: target.values(posterior, x)[1])(w)
+
+
+def _fit(t: np.ndarray, table: np.ndarray, error: np.ndarray) -> Float[np.ndarray, "2 3"]:
+    """(L, lambda, c) of F = t L + lambda log t + c by weighted least squares, errors by leaving out each run."""
+    if len(t) < 4 or len(table) < 4:
+        return np.full((2, 3), np.nan)
+    design = np.stack([t, np.log(t), np.ones_like(t)], axis=-1) / error[:, None]
+    solve = np.linalg.pinv(design, rcond=1e-12) / error
+
+    def of(rows: np.ndarray) -> np.ndarray:
+        top = rows.max(0)
+        return solve @ -(top + np.log(np.exp(rows - top).mean(0)))
+
+    number = len(table)
+    left = np.array([of(np.delete(table, r, axis=0)) for r in range(number)])
+    return np.stack([of(table), np.sqrt((number - 1) / number * np.square(left - left.mean(0)).sum(0))])
+
+
+def _occupancy(ladders: by.Ladders | None, asked: np.ndarray, count: int, best: Estimate | None) -> Estimate | None:
+    """F - log of each phase's share of the draws at the rung; NaN where no draw was."""
+    if ladders is None or ladders.labels is None or best is None or not by.settled(ladders, asked):
+        return None
+    value, error = np.full((len(asked), count), np.nan), np.full((len(asked), count), np.nan)
+    for i, t in enumerate(asked):
+        labels = ladders.labels[ladders.ok, int(np.argmin(np.abs(ladders.t - t)))]
+        for a in range(count):
+            share = by.mean_of((labels == a).astype(np.float64))
+            if float(np.asarray(share.value)) > 0:
+                value[i, a] = np.asarray(best.value)[i] - np.log(float(np.asarray(share.value)))
+                error[i, a] = np.hypot(np.asarray(best.stderr)[i], np.asarray(share.stderr) / np.asarray(share.value))
+    return Estimate(value, error)
+
+
+def _verdict(
+    of: Target,
+    asked: np.ndarray,
+    phases: Phases,
+    start: tuple[str, ...],
+    value: np.ndarray,
+    error: np.ndarray,
+    interior: np.ndarray,
+    singular: np.ndarray,
+    prior_mass: Estimate,
+    occupancy: Estimate | None,
+    best: Estimate | None,
+) -> tuple[str, ...]:
+    told, masses = [f"Partition: {phases.rule}."], np.asarray(prior_mass.value)
+    for a, name in enumerate(phases.names):
+        if start[a] == "none":
+            told.append(
+                f"{name}: too few draws of the prior fell into it (mass {masses[a]:.1g}) and no seed lies in it."
+            )
+            continue
+        low = asked[interior[:, a] < 0.95]
+        if low.size:
+            told.append(
+                f"{name}: at t = {low[0]:.4g} to {low[-1]:.4g} part of the draws descends into other phases: its F "
+                "there is that of the region's boundary, not of a minimum inside, and is left out of the fit."
+            )
+        if singular[a]:
+            told.append(f"{name}: the Hessian at its minimum is singular; Laplace's F holds at no t.")
+    if occupancy is not None:
+        gap = np.abs(np.asarray(occupancy.value) - value)
+        z = gap / np.hypot(np.asarray(occupancy.stderr), error)
+        bad = (z > 4) & (gap > 0.05)
+        for i, a in np.argwhere(bad):
+            told.append(
+                f"{phases.names[a]}: at t = {asked[i]:.4g} ladders give {np.asarray(occupancy.value)[i, a]:.4g} and "
+                f"the confined particles {value[i, a]:.4g}: one of them does not mix."
+            )
+    if best is not None:
+        total = -np.logaddexp.reduce(np.where(np.isfinite(value), -value, -np.inf), axis=-1)
+        gap = total - np.asarray(best.value)
+        worst = int(np.argmax(np.abs(gap)))
+        told.append(f"The phases together differ from F of the whole by at most {gap[worst]:+.2g} nats.")
+    return tuple(told)
