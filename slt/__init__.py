@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from slt.cells import Cell, grid
     from slt.drivers import sweep
     from slt.engine import Schedule, Start, prepare, run
+    from slt.measure.llc import llc
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
     from slt.phases import Basin, Phases
@@ -47,6 +48,7 @@ __all__ = [
     "from_nnx",
     "from_numpyro",
     "grid",
+    "llc",
     "load",
     "log_mean_exp",
     "mean",
@@ -83,6 +85,7 @@ _HOME = {
     "from_nnx": "adapters",
     "from_numpyro": "adapters",
     "grid": "cells",
+    "llc": "measure.llc",
     "load": "results",
     "log_mean_exp": "observables",
     "mean": "observables",

@@ -1,7 +1,8 @@
 """From a config to a finished run: builds the engine's jobs, runs them chunk by chunk into a store, and quenches."""
 
+import dataclasses
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -14,13 +15,16 @@ from slt import observables as watch
 from slt.cells import grid
 from slt.config import RunConfig, SweepConfig, instantiate
 from slt.engine import Chunk, Job, Schedule, Start, prepare
+from slt.engine.schedule import Plan, plan
+from slt.measure.llc import Llc, llc
 from slt.model import Model, Truth
 from slt.observables import Observable
 from slt.phases import Phases
-from slt.quench import baselines
+from slt.quench import baselines, quench
 from slt.results.layout import Block, Layout
 from slt.results.store import Store
 from slt.samplers.base import Sampler
+from slt.samplers.mcmc import HMC
 from slt.typing import InputError, Params
 
 MAIN = "main"
@@ -233,3 +237,34 @@ def check(one: Part) -> Check:
         steps=schedule.draws * schedule.thin,
         trace_bytes=schedule.draws * sum(job.bytes_per_draw(bucket) for bucket in job.plan.buckets),
     )
+
+
+def calibrate(one: Part, **options: Any) -> Iterator[tuple[dict[str, Any], Llc]]:
+    """`slt.llc` at every n (and every beta of it at once), gamma, data seed and control of a part's grid.
+
+    w* is the minimum of the cell's own loss next to the part's centre, found by L-BFGS. Gives the coordinates, and what
+    was measured there; options as for `slt.llc`.
+    """
+    job = one.job if one.job.plan.coupled is None else dataclasses.replace(one.job, plan=_uncoupled(one.job))
+    point = quench(job, {"centre": job.centres[0]})["centre"][1]
+    groups: dict[tuple, list[int]] = {}
+    for i, cell in enumerate(job.plan.cells):
+        groups.setdefault((cell.n, cell.gamma, cell.data_seed, cell.control), []).append(i)
+    for (n, gamma, data_seed, control), members in groups.items():
+        bucket = next(b for b in job.plan.buckets if any(members[0] in row for row in b.rows))
+        row = next(i for i, rows in enumerate(bucket.rows) if members[0] in rows)
+        posterior = jax.tree.map(lambda leaf, i=row: leaf[i], job.posteriors(bucket))
+        data = None if job.model.is_potential else jax.tree.map(lambda leaf, k=n: leaf[:k], posterior.data)
+        found = llc(
+            job.model.bind(dict(control)),
+            jax.tree.map(lambda leaf, i=members[0]: leaf[i], point),
+            data,
+            t=[job.plan.cells[i].n * job.plan.cells[i].beta for i in members],
+            gamma=gamma,
+            **options,
+        )
+        yield {"n": n, "gamma": gamma, "data_seed": data_seed, **dict(control)}, found
+
+
+def _uncoupled(job: Job) -> Plan:
+    return plan(HMC(), job.plan.cells[: job.plan.grid])

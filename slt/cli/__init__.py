@@ -68,6 +68,19 @@ is timed, nothing is kept.
   slt check superposition/demo grid.n='[100,300]' --no-time
 """,
     ),
+    "calibrate": (
+        "measure learning coefficients with all settings chosen by rule",
+        f"""\
+At every point of a config's grid, next to its centre: find the minimum of the loss, choose sampler, step, trajectory,
+burn-in and chain length by rule, and print the local learning coefficient with its error, what gamma does to it, and a
+verdict in a sentence; then the settings as overrides for slt run. Writes nothing.
+
+{KEYS}""",
+        """\
+  slt calibrate superposition/demo grid.n='[1000]' grid.gamma='[1]'
+  slt calibrate my.yaml --json
+""",
+    ),
     "show": (
         "show what a run found, and its health",
         """\
@@ -127,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-    for name in ("run", "check"):
+    for name in ("run", "check", "calibrate"):
         made[name].add_argument("name", metavar="NAME", help="a built-in config (slt list), or the path of a YAML file")
         made[name].add_argument("--x64", action="store_true", help="double precision (same as x64=true)")
         made[name].add_argument(
@@ -135,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         )
     for name in ("resume", "extend", "show", "plot"):
         made[name].add_argument("run", metavar="RUN", help="a run directory")
-    for name in ("run", "check", "extend"):
+    for name in ("run", "check", "calibrate", "extend"):
         made[name].add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
     for name in ("resume", "extend", "plot"):
         text = "a module, .py file or folder that the config may import besides slt (repeatable)"
@@ -148,6 +161,9 @@ def parser() -> argparse.ArgumentParser:
     made["run"].add_argument(
         "--fresh", action="store_true", help="if the directory is taken, use the next free DIR.2, ..."
     )
+    made["calibrate"].add_argument("--json", action="store_true", help="one JSON list, for programs")
+    made["calibrate"].add_argument("--error", type=float, default=0.004, help="relative standard error to reach")
+    made["calibrate"].add_argument("--seconds", type=float, default=15.0, help="of sampling at most, at each point")
     made["check"].add_argument("--no-time", dest="timed", action="store_false", help="do not time a draw")
     made["compare"].add_argument("run", metavar="A", help="a run directory")
     made["compare"].add_argument("other", metavar="B", help="another")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import shlex
@@ -135,6 +136,59 @@ def _check(args: argparse.Namespace, messages: Console) -> int:
     out.print(tables.table(heads, lines))
     out.print(f"digest {config.digest(made)[:16]}; slt run would write to {runs.default_place(made)}", markup=False)
     return DONE
+
+
+def _calibrate(args: argparse.Namespace, messages: Console) -> int:
+    made, out = _composed(args), _output()
+    part, records, rows = drivers.part(drivers.MAIN, made, made.seed), [], []
+    for where, found in drivers.calibrate(part, error=args.error, seconds=args.seconds, seed=made.seed):
+        messages.print(f"{_point(where)}: {found.verdict}", markup=False, soft_wrap=True)
+        for k, t in enumerate(found.t):
+            value, stderr = float(np.asarray(found.llc.value)[k]), float(np.asarray(found.llc.stderr)[k])
+            shift = float(np.asarray(found.by_log_gamma.value)[k]) * math.log(2)
+            rows.append([*map(str, where.values()), f"{t:.6g}", f"{value:.4g} +- {stderr:.2g}", f"{shift:+.2g}"])
+            records.append(
+                where
+                | {"t": float(t), "beta": float(found.beta[k]), "llc": value, "stderr": stderr}
+                | {"low": float(found.low[k]), "high": float(found.high[k]), "doubled_gamma": shift}
+                | {"heat_capacity": float(np.asarray(found.heat_capacity.value)[k]), "ess": float(found.ess[k])}
+                | {"healthy": found.healthy, "flags": list(found.flags), "verdict": found.verdict}
+                | {"settings": found.settings, "seconds": found.seconds}
+            )
+    if args.json:
+        out.print(json.dumps(_finite(records)), markup=False, soft_wrap=True)
+        return DONE
+    heads = [name for name in records[0] if name not in MEASURED]
+    out.print(tables.table([*heads, "t = n beta", "llc", "gamma x 2"], rows))
+    out.print(f"for slt run: {_overrides(records[-1]['settings'])}", markup=False, soft_wrap=True)
+    return DONE
+
+
+MEASURED = (
+    "t", "beta", "llc", "stderr", "low", "high", "doubled_gamma", "heat_capacity", "ess", "healthy", "flags", "verdict",
+    "settings", "seconds",
+)  # fmt: skip
+
+
+def _overrides(settings: Mapping[str, Any]) -> str:
+    """Settings of a calibration as overrides of a config."""
+    named = {"step_size": "sampler", "leapfrogs": "sampler", "jitter": "sampler", "target": "sampler"}
+    named |= {"chains": "schedule", "burn_in": "schedule", "draws": "schedule"}
+    chosen = [f"{group}.{name}={settings[name]:.4g}" for name, group in named.items() if name in settings]
+    return " ".join([f"sampler={settings['sampler'].lower()}", *chosen])
+
+
+def _point(where: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in where.items())
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: null in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(args: argparse.Namespace, messages: Console) -> int:
@@ -300,6 +354,7 @@ COMMANDS = {
     "resume": _resume,
     "extend": _extend,
     "check": _check,
+    "calibrate": _calibrate,
     "show": _show,
     "plot": _plot,
     "compare": _compare,

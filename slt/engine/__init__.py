@@ -252,12 +252,6 @@ class Job:
 
         return time_it
 
-    def _advance(self, posteriors: Posterior, keys: Key, carry: Carry, first: int, stop: int) -> tuple[Carry, Any]:
-        return program.advance(
-            self.sampler, posteriors, keys, carry, first, stop, self.schedule.thin, self.schedule.burn_in,
-            observables=self.watched, length=self.chunk_length,
-        )  # fmt: skip
-
     def run(
         self,
         on_chunk: Callable[[Chunk], None] | None = None,
@@ -278,6 +272,36 @@ class Job:
             finished.append(carry)
         return _collect(self, kept, finished, offset, time.perf_counter() - began)
 
+    def start_bucket(self, bucket: Bucket, posteriors: Posterior) -> Carry:
+        """The chains of a bucket before their first draw."""
+        with cheap_keys():
+            return program.begin(self.sampler, posteriors, self.keys(bucket), self.start, self.watched)
+
+    def advance(
+        self, number: int, posteriors: Posterior, carry: Carry, first: int, stop: int, sampler: Sampler | None = None,
+        burn_in: int | None = None,
+    ) -> Chunk:  # fmt: skip
+        """Draws first .. stop - 1 of bucket `number`, at most `chunk_length` of them; the carry given is used up.
+
+        sampler: the job's with other numbers; burn_in: in place of the schedule's. Neither recompiles.
+        """
+        bucket = self.plan.buckets[number]
+        before, programs = time.perf_counter(), program.programs["advance"]
+        with cheap_keys():
+            carry, buffers = program.advance(
+                self.sampler if sampler is None else sampler,
+                posteriors,
+                self.keys(bucket),
+                carry,
+                first,
+                stop,
+                self.schedule.thin,
+                self.schedule.burn_in if burn_in is None else burn_in,
+                observables=self.watched,
+                length=self.chunk_length,
+            )
+        return _to_host(self, number, bucket, first, stop, carry, buffers, before, programs)
+
     def _run_bucket(
         self,
         number: int,
@@ -287,27 +311,21 @@ class Job:
         restore: Restore | None,
         keep: bool,
     ) -> tuple[list[Chunk], Carry]:
-        keys, length = self.keys(bucket), self.chunk_length
-        carry, done = None, 0
+        length, found = self.chunk_length, None
         if restore is not None:
             with cheap_keys():
-                like = program.begin.eval_shape(self.sampler, posteriors, keys, self.start, self.watched)
+                like = program.begin.eval_shape(self.sampler, posteriors, self.keys(bucket), self.start, self.watched)
             found = restore(number, like)
-            carry, done = (None, 0) if found is None else found
-        with cheap_keys():
-            if carry is None:
-                carry = program.begin(self.sampler, posteriors, keys, self.start, self.watched)
-            chunks = []
-            while done < self.schedule.draws:
-                first, stop = done, min((done // length + 1) * length, self.schedule.draws)
-                before, programs = time.perf_counter(), program.programs["advance"]
-                carry, buffers = self._advance(posteriors, keys, carry, first, stop)
-                chunk = _to_host(self, number, bucket, first, stop, carry, buffers, before, programs)
-                if on_chunk is not None:
-                    on_chunk(chunk)
-                if keep:
-                    chunks.append(chunk)
-                done = stop
+        carry, done = (self.start_bucket(bucket, posteriors), 0) if found is None else found
+        chunks = []
+        while done < self.schedule.draws:
+            stop = min((done // length + 1) * length, self.schedule.draws)
+            chunk = self.advance(number, posteriors, carry, done, stop)
+            carry, done = chunk.carry, stop
+            if on_chunk is not None:
+                on_chunk(chunk)
+            if keep:
+                chunks.append(chunk)
         return chunks, carry
 
 

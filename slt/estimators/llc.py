@@ -82,3 +82,38 @@ def heat_capacity(delta: Any, nbeta: Any, ok: Any = None, keep: Any = None) -> E
     square = diagnostics.mean(np.square(np.where(use, delta, 0.0) - np.nan_to_num(centre)[..., None, None]), keep=use)
     scale = np.square(_number("nbeta", nbeta, centre.shape, 0.0))
     return Estimate(scale * square.value, scale * square.stderr, square.ess)
+
+
+def extrapolate(t: Any, lam: Estimate, heat: Estimate | None = None) -> Estimate:
+    """lambda by extrapolation of lam(t) = lambda - a/log t (a = m - 1 at leading order) over a ladder of t.
+
+    `t` [k] increasing; `lam` and `heat` (the heat capacities) Estimates [k]. Weighted least squares; the error counts
+    the scatter about the fit and the difference from a fit to the upper half of the ladder. InputError where the
+    ladder cannot tell: fewer than 4 values, less than a factor 30 of t, a poor fit, or a heat capacity far from lam(t)
+    at the largest t (no plateau: a transition, or a tail that is still being learned).
+    """
+    t, value, error = (np.asarray(part, np.float64) for part in (t, lam.value, lam.stderr))
+    if t.ndim != 1 or t.size < 4 or np.any(np.diff(t) <= 0) or t[0] <= 1 or t[-1] < 30 * t[0]:
+        raise InputError("t", t, "an asymptote needs at least 4 increasing values above 1, over a factor of 30 or more")
+    columns = np.stack([np.ones_like(t), -1 / np.log(t)], axis=-1)
+    found, spread, misfit = _fitted(columns, value, error)
+    if misfit > 4:
+        raise InputError("lam(t)", value, f"is not on its asymptote (chi^2 of {misfit:.3g} a degree): go to larger t")
+    if heat is not None:
+        gap = float(np.asarray(heat.value)[-1] - value[-1])
+        noise = float(np.hypot(np.asarray(heat.stderr)[-1], error[-1]))
+        if abs(gap) > max(0.15 * abs(value[-1]), 4 * noise):
+            cure = f"no plateau at t = {t[-1]:g}: the heat capacity differs by {gap:.3g}; go to larger t"
+            raise InputError("lam(t)", value[-1], cure)
+    upper = slice(-max(3, t.size // 2), None)
+    other, _, _ = _fitted(columns[upper], value[upper], error[upper])
+    return Estimate(np.asarray(found[0]), np.asarray(np.hypot(np.sqrt(spread[0, 0]), found[0] - other[0])))
+
+
+def _fitted(columns: np.ndarray, value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(coefficients, their covariance with the scatter counted, chi^2 a degree of freedom)."""
+    scaled, target = columns / error[:, None], value / error
+    covariance = np.linalg.inv(scaled.T @ scaled)
+    found = covariance @ scaled.T @ target
+    misfit = float(np.square(target - scaled @ found).sum() / max(1, value.size - found.size))
+    return found, covariance * max(1.0, misfit), misfit

@@ -1,1 +1,1 @@
-"""One call a question: a model and its data in, numbers with errors and a verdict out; engine and estimators together."""
+"""One call a question: a model and its data in, numbers with errors and a verdict out."""

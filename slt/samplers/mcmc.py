@@ -108,27 +108,29 @@ class Adjusted(Sampler):
         begin, update, _ = dual_averaging_adaptation(target)
         search: Any = find_reasonable_step_size  # annotated for Python floats
 
+        def flat(position: Position) -> Float[Array, " d"]:
+            leaves = jax.tree.leaves(position)
+            return jnp.ones(sum(leaf.size for leaf in leaves), jnp.result_type(*leaves))
+
         def init(position: Position, key: Key) -> TunedState:
-            size = sum(leaf.size for leaf in jax.tree.leaves(position))
             dtype = jnp.result_type(*jax.tree.leaves(position))
             inner = blackjax.hmc.init(position, log_density)
-            flat = jnp.ones(size, dtype)
             step = jnp.asarray(self.step_size, dtype)
             if self.tune:
                 probe = self.kernel(log_density, search=True)
-                found = search(key, lambda s: lambda k, state: probe(k, state, s, flat), inner, step, target)
+                found = search(key, lambda s: lambda k, state: probe(k, state, s, flat(position)), inner, step, target)
                 step = jnp.minimum(found, self.largest(posterior))
             metric = None
             if self.learns_metric:
                 zero = jnp.zeros((), dtype)
-                metric = Metric(flat, zero, zero + FIRST_ROUND, jnp.zeros_like(flat), jnp.zeros_like(flat))
+                ones = flat(position)
+                metric = Metric(ones, zero, zero + FIRST_ROUND, jnp.zeros_like(ones), jnp.zeros_like(ones))
             return TunedState(inner, _dual(begin, step), jnp.zeros((), bool), metric)
 
         def step(key: Key, state: TunedState) -> tuple[TunedState, Info]:
             step_size = jnp.exp(jnp.where(state.exploring, state.dual.log_step_size, state.dual.log_step_size_avg))
-            mass = jnp.ones((), step_size.dtype) if state.metric is None else state.metric.inverse_mass
-            size = sum(leaf.size for leaf in jax.tree.leaves(state.position))
-            inner, told = kernel(key, state.inner, step_size, jnp.broadcast_to(mass, (size,)))
+            mass = flat(state.position) if state.metric is None else state.metric.inverse_mass
+            inner, told = kernel(key, state.inner, step_size, mass)
             if bounded:
                 folded, flip = reflect(posterior, inner.position)
                 grad = jax.tree.map(jnp.multiply, inner.logdensity_grad, flip)
@@ -223,12 +225,12 @@ def _jittered(key: Key, step: Scalar, jitter: Any) -> tuple[Key, Scalar]:
 class HMC(Adjusted):
     """Hamiltonian Monte Carlo with a fixed number of leapfrogs and a step jittered per trajectory. Exact.
 
-    leapfrogs: gradients a draw. jitter: each trajectory's step is uniform within this share of the tuned one, so that
+    leapfrogs: gradients a draw; another number recompiles nothing. jitter: each trajectory's step is uniform within this share of the tuned one, so that
       no direction's period resonates with the trajectory. diagonal: learn a diagonal metric in burn-in, in rounds of
       doubling length from 64 draws on; a parameter's mass is then one over its variance in the last full round.
     """
 
-    leapfrogs: int = static(default=10)
+    leapfrogs: int = 10
     jitter: float = 0.2
     diagonal: bool = static(default=False)
 
@@ -242,7 +244,8 @@ class HMC(Adjusted):
 
     def check(self) -> None:
         super().check()
-        positive("leapfrogs", self.leapfrogs, "must be a positive number of steps")
+        if isinstance(self.leapfrogs, bool) or not isinstance(self.leapfrogs, int) or self.leapfrogs < 1:
+            raise InputError("sampler.leapfrogs", self.leapfrogs, "must be a positive whole number of steps")
         if not 0 <= self.jitter < 1:
             raise InputError("sampler.jitter", self.jitter, "is a share of the step: give a number in [0, 1)")
         if self.diagonal and not self.tune:
@@ -258,7 +261,8 @@ class HMC(Adjusted):
 
         def jittered(key: Key, state: State, step: Scalar, mass: Float[Array, " d"]) -> tuple[State, Any]:
             key, step = _jittered(key, step, self.jitter)
-            return one(key, state, log_density, step, _metric(mass), self.leapfrogs)
+            leapfrogs: Any = jnp.asarray(self.leapfrogs).astype(jnp.int32)  # annotated as a Python number
+            return one(key, state, log_density, step, _metric(mass), leapfrogs)
 
         return jittered
 
@@ -318,7 +322,8 @@ class MCLMC(Adjusted):
 
     def check(self) -> None:
         super().check()
-        positive("leapfrogs", self.leapfrogs, "must be a positive number of steps")
+        if isinstance(self.leapfrogs, bool) or not isinstance(self.leapfrogs, int) or self.leapfrogs < 1:
+            raise InputError("sampler.leapfrogs", self.leapfrogs, "must be a positive whole number of steps")
         if not 0 <= self.jitter < 1:
             raise InputError("sampler.jitter", self.jitter, "is a share of the step: give a number in [0, 1)")
 

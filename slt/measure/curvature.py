@@ -1,0 +1,93 @@
+"""The loss at a point: its gradient, and the ends of its Hessian's spectrum."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse.linalg as sparse
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from slt.posterior import Posterior
+
+DENSE = 1500  # parameters up to which the Hessian is made whole
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Of the loss L_n at w*, over free parameters.
+
+    gradient: |grad L_n|; lowest, highest: ends of the Hessian's spectrum; slope: how far the gradient alone shifts
+    lambda_hat at each t, (t g)' (t |H| + soft)^-1 (t g) / 2 [cells], soft the curvature of localiser and prior.
+    """
+
+    gradient: float
+    lowest: float
+    highest: float
+    slope: Float[np.ndarray, " cells"]
+
+
+@jax.jit
+def _gradient(posterior: Posterior) -> Array:
+    start, back = ravel_pytree(posterior.centre_position)
+    return jax.grad(lambda flat: posterior.delta(back(flat)))(start)
+
+
+@jax.jit
+def _prior(posterior: Posterior) -> Array:
+    """Mean curvature of -log prior and localiser over directions, by a random one."""
+    start, back = ravel_pytree(posterior.centre_position)
+    way = jax.random.rademacher(jax.random.key(0), start.shape, start.dtype)
+    slope = jax.grad(lambda flat: -posterior.log_prior(back(flat)))
+    return jnp.mean(way * jax.jvp(slope, (start,), (way,))[1])
+
+
+@jax.jit
+def _differences(posterior: Posterior, vectors: Array) -> Array:
+    """H v by central differences of the gradient: where the loss has kinks, and no second derivative."""
+    start, back = ravel_pytree(posterior.centre_position)
+    slope = jax.grad(lambda flat: posterior.delta(back(flat)))
+    width = 3e-3 * (1 + jnp.abs(start).max())
+    return jax.lax.map(lambda v: (slope(start + width * v) - slope(start - width * v)) / (2 * width), vectors)
+
+
+@jax.jit
+def _product(posterior: Posterior, vectors: Array) -> Array:
+    """H v for every row of vectors."""
+    start, back = ravel_pytree(posterior.centre_position)
+    slope = jax.grad(lambda flat: posterior.delta(back(flat)))
+    return jax.lax.map(lambda v: jax.jvp(slope, (start,), (v,))[1], vectors, batch_size=32)
+
+
+def curvature(posterior: Posterior, t: Any) -> Curvature:
+    """Gradient and curvature of the loss at the posterior's centre, in two short programs."""
+    gradient = np.asarray(_gradient(posterior), np.float64)
+    size, t = gradient.size, np.atleast_1d(np.asarray(t, np.float64))
+    soft = float(np.nan_to_num(np.asarray(_prior(posterior)), nan=0.0))
+    soft = max(soft, 1e-3 * (1 + float(posterior.gamma)))
+    dtype = posterior.beta.dtype
+    if size <= DENSE:
+        hessian = np.asarray(_product(posterior, jnp.eye(size, dtype=dtype)), np.float64)
+        if not np.isfinite(hessian).all():
+            hessian = np.asarray(_differences(posterior, jnp.eye(size, dtype=dtype)), np.float64)
+        hessian = np.nan_to_num((hessian + hessian.T) / 2)
+        values, vectors = np.linalg.eigh(hessian)
+        along = np.square(vectors.T @ gradient)
+        slope = 0.5 * (np.square(t)[:, None] * along / (t[:, None] * np.abs(values) + soft)).sum(1)
+        return Curvature(float(np.linalg.norm(gradient)), float(values[0]), float(values[-1]), slope)
+    product = functools.partial(_product, posterior)
+    make: Any = sparse.LinearOperator  # its stub knows no matvec
+    operator = make(
+        (size, size), dtype=np.float64, matvec=lambda v: np.asarray(product(jnp.asarray(v, dtype)[None])[0], np.float64)
+    )
+    find: Any = sparse.eigsh
+    start = np.random.default_rng(0).standard_normal(size)
+    low, high = (
+        float(find(operator, k=1, which=end, v0=start, tol=1e-2, return_eigenvectors=False)[0]) for end in ("SA", "LA")
+    )
+    square = float(gradient @ gradient)
+    slope = 0.5 * np.square(t) * square / (t * abs(high) + soft)
+    return Curvature(float(np.sqrt(square)), low, high, slope)

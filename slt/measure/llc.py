@@ -1,0 +1,480 @@
+"""The local learning coefficient without tuning by hand: `slt.llc`.
+
+lambda_hat = n beta (E[L_n(w)] - L_n(w*)) under exp(-n beta L_n(w)) phi(w) exp(-(gamma/2) |w - w*|^2) (Lau et al., arXiv
+2308.12108). At finite n beta = t its target is lam(t) = t (<L_n> - L_n(w*)), which depends on the data, w*, gamma and
+the prior; lambda is only its limit.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from slt import observables as watch
+from slt.cells import Cell, beta_text, beta_value, grid
+from slt.engine import Schedule, Start, prepare
+from slt.estimators import diagnostics
+from slt.estimators import llc as estimators
+from slt.measure.chains import Chains
+from slt.measure.curvature import Curvature, curvature
+from slt.measure.losses import as_model
+from slt.model import Model
+from slt.posterior import Restriction
+from slt.priors import Flat, Prior
+from slt.samplers.baoab import BAOAB
+from slt.samplers.mcmc import HMC
+from slt.typing import Batch, Estimate, InputError, Params
+
+CHUNK = 256  # draws between two looks at the estimate
+SETTLE = 128  # draws in which the step size is found, before and again after the trajectory's length is
+TRY = 48  # draws of each trial of a trajectory's length
+LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
+MIDDLE = 2
+LEFT = 5.0  # nats of n beta L_n below w* at which a chain has left its basin
+Z90 = 1.6448536269514722
+
+
+@dataclass(frozen=True)
+class Llc:
+    """A learning coefficient as measured, with what it needs to be believed. Arrays over the values of beta (or t).
+
+    llc: lambda_hat and its standard error, which counts autocorrelation, the spread of chains and, for samplers that
+    are not exact, what is left of the step's bias; low, high: the 90 per cent interval. heat_capacity:
+    t^2 Var(L_n) = lambda_hat - d lambda_hat/d log t, so a plateau is where the two agree. by_log_gamma:
+    d lambda_hat/d log gamma, from the covariance of the loss and |w - w*|^2.
+    t: n beta; loss: L_n(w*); ess, rhat: effective draws and R-hat of the loss; drift: z of the mean distance in the
+    second half of the draws against the first; lowest: n beta (min L_n - L_n(w*)) over all draws.
+    curvature: gradient and Hessian of L_n at w*. flags: what is wrong, by code; verdict: the same as sentences.
+    settings: what the rules chose, as fields of the sampler and schedule.
+    """
+
+    llc: Estimate
+    low: np.ndarray
+    high: np.ndarray
+    heat_capacity: Estimate
+    by_log_gamma: Estimate
+    t: np.ndarray
+    n: int
+    beta: np.ndarray
+    gamma: float
+    loss: float
+    ess: np.ndarray
+    rhat: np.ndarray
+    acceptance: np.ndarray
+    drift: np.ndarray
+    lowest: np.ndarray
+    distance: np.ndarray
+    curvature: Curvature
+    flags: tuple[str, ...]
+    verdict: str
+    settings: dict[str, Any]
+    seconds: float
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was found wrong."""
+        return not self.flags
+
+    @property
+    def value(self) -> Any:
+        """lambda_hat; a float where one beta was asked for."""
+        return _plain(self.llc.value)
+
+    @property
+    def stderr(self) -> Any:
+        """Its standard error; a float where one beta was asked for."""
+        return _plain(self.llc.stderr)
+
+    def asymptotic(self) -> Estimate:
+        """lambda by extrapolation over beta: see `slt.estimators.llc.extrapolate`; InputError where it is refused."""
+        return estimators.extrapolate(self.t, self.llc, self.heat_capacity)
+
+    def __str__(self) -> str:
+        rows = zip(self.t, np.atleast_1d(self.llc.value), np.atleast_1d(self.llc.stderr), strict=True)
+        lines = [f"t = {t:g}: llc = {value:.4g} +- {error:.2g}" for t, value, error in rows]
+        return "\n".join([*lines, self.verdict])
+
+
+def _plain(values: Any) -> Any:
+    return float(values[0]) if np.shape(values) == (1,) else np.asarray(values)
+
+
+def llc(
+    model: Model | Callable[..., Any],
+    params: Params,
+    data: Batch | None = None,
+    *,
+    beta: float | str | Sequence[float | str] = "1/log n",
+    t: float | Sequence[float] | None = None,
+    gamma: float = 1.0,
+    prior: Prior | None = None,
+    free: Params | None = None,
+    batch_size: int | None = None,
+    error: float = 0.004,
+    seconds: float = 15.0,
+    chains: int | None = None,
+    seed: int = 0,
+) -> Llc:
+    """The local learning coefficient of a model at `params`, with everything that sampling needs chosen by rule.
+
+    model: an slt.Model; or a pure function (params, data) -> the loss of each sample [n], or their mean, a scalar; or
+      (params) -> K(w) without data. params: any pytree, w*. data: leaves with one leading axis n.
+    beta: inverse temperature, or several for a curve; t = n beta instead (a potential needs it).
+    gamma: the localiser exp(-(gamma/2) |w - w*|^2). prior: of a function only: flat unless given; a model has its own.
+    free: a pytree of bools like params, True where free (a weight-restricted coefficient); the rest stays at w*.
+    batch_size: None for full batches and a Metropolis-adjusted sampler; else minibatches of this size with a control
+      variate at w*, an unadjusted sampler, and extrapolation over its step.
+    error: the relative standard error to stop at (of lambda_hat, or of .5 where it is less); seconds: of sampling,
+      compilation apart, after which to stop anyway; chains: as many as the parameters allow unless given.
+
+    The rules: HMC whose step each chain finds by dual averaging to an acceptance of .9, drawn anew from .1 to 1.9 times
+    that for every trajectory, since curvature grows away from w*; trajectories of the length that moves farthest a
+    gradient, by trials on the running chains; then draws, doubled until the error is reached, the loss's R-hat is below
+    1.02 and the distance stands still; their first fifth is left out. Raises InputError before any compute.
+    """
+    began = time.perf_counter()
+    made, data, n = _model(model, params, data, prior)
+    cells = _cells(made, n, beta, t, gamma)
+    if isinstance(_prior(made), Flat) and gamma <= 0:
+        raise InputError("gamma", gamma, "a flat prior with no localiser is no density: give gamma > 0 or a prior")
+    if not error > 0 or not seconds > 0:
+        raise InputError("error, seconds", (error, seconds), "must be positive")
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), params)
+    restriction = None if free is None else Restriction(free)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params if restriction is None else restriction.free(params)))
+    chains = min(256, max(32, 2 ** int(math.log2(16384 / size)) if size <= 16384 else 32)) if chains is None else chains
+    if batch_size is None:
+        sampler: HMC | BAOAB = HMC(leapfrogs=LEAPFROGS[MIDDLE], jitter=0.9, target=0.9)
+    else:
+        sampler = BAOAB(per_nbeta=True, batch_size=batch_size, control_variate=True)
+    job = prepare(
+        made,
+        sampler,
+        cells,
+        WATCHED if batch_size is None else {"delta": WATCHED["delta"], "square": WATCHED["square"]},
+        Schedule(draws=2**30, chains=chains, burn_in=SETTLE, chunk=CHUNK),
+        key=jax.random.fold_in(jax.random.key(seed), 7),
+        start=Start(jax.tree.map(lambda leaf: leaf[None], params), jnp.array([False])),
+        centres=[params],
+        restriction=restriction,
+        data=data,
+    )
+    found = curvature(jax.tree.map(lambda leaf: leaf[0], job.posteriors(job.plan.buckets[0])), _nbeta(cells))
+    if isinstance(sampler, HMC):
+        drawn = _adjusted(Chains(job), sampler, cells, error, seconds)
+    else:
+        drawn = _unadjusted(Chains(job), sampler, cells, found, error, seconds)
+    return _report(drawn, cells, n, found, time.perf_counter() - began)
+
+
+def squared_distance(posterior: Any, params: Params, info: Any) -> Array:
+    """|w - w*|^2 over free parameters."""
+    return jnp.square(watch.distance(posterior, params, info))
+
+
+@dataclass(frozen=True)
+class _Jump:
+    """|w - w_before|^2 of every draw; the position before is carried along."""
+
+    def init(self, posterior: Any) -> Any:
+        return posterior.centre_position
+
+    def update(self, posterior: Any, params: Params, info: Any, before: Any) -> tuple[Any, Array]:
+        now = posterior.position(params)
+        squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), now, before)
+        return now, sum(jax.tree.leaves(squares), start=jnp.zeros(()))
+
+
+WATCHED = {
+    "jump": watch.Observable(_Jump().init, _Jump().update, folds=True),
+    "delta": watch.trace(watch.loss),
+    "square": watch.trace(squared_distance),
+    "acceptance": watch.trace(watch.acceptance),
+    "step_size": watch.trace(watch.diagnostic("step_size")),
+}
+
+
+def _model(model: Any, params: Params, data: Batch | None, prior: Prior | None) -> tuple[Model, Batch | None, int]:
+    if not isinstance(model, Model):
+        if not callable(model):
+            raise InputError("model", model, "give an slt.Model or a loss function of (params, data)")
+        return as_model(model, params, data, Flat() if prior is None else prior)
+    if prior is not None:
+        raise InputError("prior", prior, "a model has its own prior: change it there")
+    if model.is_potential:
+        if data is not None:
+            raise InputError("data", "given", "a potential has no data: leave it out and give t")
+        return model, None, 1
+    if data is None:
+        raise InputError("data", None, "give the data the coefficient is of; model.sample(key, n) draws some")
+    return model, data, int(jax.tree.leaves(data)[0].shape[0])
+
+
+def _prior(model: Model) -> Prior | None:
+    return getattr(model, "prior", None)
+
+
+def _cells(model: Model, n: int, beta: Any, t: Any, gamma: float) -> list[Cell]:
+    if t is None and model.is_potential and n == 1:
+        raise InputError("t", None, "a potential needs t, the factor on K(w)")
+    if t is None:
+        labels = list(beta) if isinstance(beta, Sequence) and not isinstance(beta, str) else [beta]
+        values = [beta_value(label, n) for label in labels]
+        if model.is_potential:
+            return grid(model, t=[n * value for value in values], gamma=gamma)
+        return grid(model, n=n, beta=[beta_text(label) for label in labels], gamma=gamma)
+    times = np.atleast_1d(np.asarray(t, float)).tolist()
+    return grid(model, t=times, gamma=gamma) if model.is_potential else _at(grid(model, n=n, gamma=gamma)[0], times)
+
+
+def _at(cell: Cell, times: list[float]) -> list[Cell]:
+    if not all(value >= 0 and math.isfinite(value) for value in times):
+        raise InputError("t", times, "must be finite and at least 0")
+    return [dataclasses.replace(cell, beta=value / cell.n, beta_label=f"{value / cell.n:g}") for value in times]
+
+
+def _nbeta(cells: list[Cell]) -> np.ndarray:
+    return np.array([cell.n * cell.beta for cell in cells])
+
+
+class _Drawn(NamedTuple):
+    """traces [cells, chains, draws] after burn-in; correction [2, cells]: for the step's bias, and its error."""
+
+    chains: Chains
+    traces: dict[str, np.ndarray]
+    correction: np.ndarray
+    settings: dict[str, Any]
+
+
+def _adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, seconds: float) -> _Drawn:
+    """By HMC, which has no bias."""
+    nbeta = _nbeta(cells)
+    running.go(SETTLE, sampler, adapt=True)
+    sampler = _lengthened(running, sampler, seconds / 5)
+    running.go(SETTLE, sampler, adapt=True)
+    burn_in, parts = running.draws, list[dict[str, np.ndarray]]()
+    while True:
+        before = time.perf_counter()
+        parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))  # each look doubles the draws
+        spent = time.perf_counter() - before
+        traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
+        traces = {name: values[:, :, values.shape[2] // 5 :] for name, values in traces.items()}
+        mean = diagnostics.mean(traces["delta"], ok=running.ok)
+        value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
+        if (
+            len(parts) > 1
+            and np.all(stderr <= error * np.maximum(np.abs(value), 0.5))
+            and not _moving(traces, running.ok)
+        ):
+            break
+        if running.seconds + 2 * spent > seconds or traces["delta"].size > 2**25:
+            break
+    settings = {
+        "sampler": "HMC",
+        "step_size": float(np.median(traces["step_size"][..., -1])),
+        "leapfrogs": int(sampler.leapfrogs),
+        "jitter": sampler.jitter,
+        "target": sampler.target,
+        "chains": running.job.schedule.chains,
+        "burn_in": burn_in,
+        "draws": running.draws,
+    }
+    return _Drawn(running, traces, np.zeros((2, len(cells))), settings)
+
+
+def _lengthened(running: Chains, sampler: HMC, seconds: float) -> HMC:
+    """The sampler with trajectories of the length whose mean squared jump is largest for each gradient.
+
+    Trials on the running chains go on, upwards or downwards, while they improve. Soft directions make nearly all of the
+    jump, and they are the ones that chains are slow in.
+    """
+    scores: dict[int, float] = {}
+    where, way, before = MIDDLE, 1, running.seconds
+    while 0 <= where < len(LEAPFROGS) and running.seconds - before < seconds:
+        length = LEAPFROGS[where]
+        seen = running.go(TRY, dataclasses.replace(sampler, leapfrogs=length))
+        jump = np.where(running.ok[..., None], seen["jump"], 0.0)[:, :, 1:].mean()
+        scores[length] = float(jump) / (length + 2)
+        if scores[length] < max(scores.values()):
+            if way < 0 or len(scores) > 2:
+                break
+            way, where = -1, MIDDLE
+        where += way
+    return dataclasses.replace(sampler, leapfrogs=max(scores, key=lambda length: scores[length]))
+
+
+def _rhat(traces: dict[str, np.ndarray], ok: np.ndarray) -> np.ndarray:
+    """R-hat of the loss, of some 500 draws a chain [cells]; not of the distance, which flat directions fill slowly."""
+    thin = max(1, traces["delta"].shape[2] // 500)
+    return diagnostics.rhat(np.where(ok[..., None], traces["delta"], 0)[:, :, ::thin], ok=ok)
+
+
+def _moving(traces: dict[str, np.ndarray], ok: np.ndarray) -> bool:
+    return bool(np.any(np.abs(_drift(traces["square"], ok)) > 3))
+
+
+def _drift(values: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """z of the mean of the second half of the draws against the first, chains as replicates [cells]."""
+    half = values.shape[2] // 2
+    change = np.where(ok, values[:, :, half:].mean(2) - values[:, :, :half].mean(2), np.nan)
+    count = ok.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = np.nanmean(change, 1) / (np.nanstd(change, 1, ddof=1) / np.sqrt(count))
+    return np.where(np.isfinite(z), z, 0.0)
+
+
+def _unadjusted(
+    running: Chains, sampler: BAOAB, cells: list[Cell], found: Curvature, error: float, seconds: float
+) -> _Drawn:
+    """By BAOAB on minibatches at a step and at half of it: draws of the second, extrapolated linearly from both."""
+    nbeta = _nbeta(cells)
+    unit = 1 + cells[0].gamma + nbeta
+    share = float(np.min(unit / (1 + cells[0].gamma + nbeta * max(found.highest, 0.0))))
+    sampler = dataclasses.replace(sampler, step_size=0.1 * share, friction=0.3)
+    for _ in range(8):
+        running.go(SETTLE, sampler)
+        if running.ok.all():
+            break
+        sampler = dataclasses.replace(sampler, step_size=sampler.step_size / 4)
+        running = running.again()
+    halves: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
+    burn_in = running.draws
+    for number, step in enumerate((sampler.step_size, sampler.step_size / 2)):
+        sampler = dataclasses.replace(sampler, step_size=step)
+        parts = list[dict[str, np.ndarray]]()
+        until = running.seconds + seconds * (1 + number) / 3
+        while True:
+            parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))
+            traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
+            traces = {name: values[:, :, values.shape[2] // 4 :] for name, values in traces.items()}
+            mean = diagnostics.mean(traces["delta"], ok=running.ok)
+            value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
+            wanted = error * np.maximum(np.abs(value), 0.5) / (3 - number)
+            if np.all(stderr <= wanted) and not _moving(traces, running.ok):
+                break
+            if running.seconds > until or traces["delta"].size > 2**25:
+                break
+        halves.append((value, stderr, traces))
+    (whole, whole_error, _), (half, _, traces) = halves
+    correction = np.stack([half - whole, np.hypot(whole_error, (half - whole) / 4)])
+    settings = {
+        "sampler": "BAOAB",
+        "step_size": float(sampler.step_size),
+        "friction": float(sampler.friction),
+        "batch_size": sampler.batch_size,
+        "chains": running.job.schedule.chains,
+        "burn_in": burn_in,
+        "draws": running.draws,
+    }
+    return _Drawn(running, traces, correction, settings)
+
+
+def _report(drawn: _Drawn, cells: list[Cell], n: int, found: Curvature, seconds: float) -> Llc:
+    """The result from the draws, and what is wrong with it."""
+    traces, ok, nbeta, gamma = drawn.traces, drawn.chains.ok, _nbeta(cells), cells[0].gamma
+    delta, square = (np.where(ok[..., None], traces[name], 0.0).astype(np.float64) for name in ("delta", "square"))
+    lowest = nbeta * np.where(ok[..., None], delta, np.inf).min((1, 2))
+    left = ok & (nbeta[:, None] * delta.min(2) < -LEFT - 2 * found.slope[:, None])
+    few = left.sum(1) < ok.sum(1) / 2
+    broken, ok = int((~ok).sum()), ok & ~(left & few[:, None])
+    raw = estimators.llc(delta, nbeta, ok=ok)
+    heat = estimators.heat_capacity(delta, nbeta, ok=ok)
+    value = np.asarray(raw.value) + drawn.correction[0]
+    stderr = np.hypot(np.asarray(raw.stderr) * (1 if not drawn.correction.any() else 2), drawn.correction[1])
+    centred = [values - np.asarray(diagnostics.mean(values, ok=ok).value)[:, None, None] for values in (delta, square)]
+    product = diagnostics.mean(centred[0] * centred[1], ok=ok)
+    by_gamma = Estimate(*(-gamma / 2 * nbeta * np.asarray(part) for part in product[:2]))
+    by_gamma = Estimate(by_gamma.value, np.abs(by_gamma.stderr))
+    acceptance = traces["acceptance"] if "acceptance" in traces else np.full(delta.shape, np.nan)
+    result = Llc(
+        llc=Estimate(value, stderr, raw.ess),
+        low=value - Z90 * stderr,
+        high=value + Z90 * stderr,
+        heat_capacity=heat,
+        by_log_gamma=by_gamma,
+        t=nbeta,
+        n=n,
+        beta=nbeta / n,
+        gamma=gamma,
+        loss=float(-np.asarray(drawn.chains.posteriors.reference, np.float64)[0][:n].mean()),
+        ess=np.asarray(raw.ess),
+        rhat=_rhat(traces, ok),
+        acceptance=np.array([a[k].mean() for a, k in zip(acceptance, ok, strict=True)]),
+        drift=_drift(square, ok),
+        lowest=np.fmin(lowest, 0),
+        distance=np.sqrt(np.asarray(diagnostics.mean(square, ok=ok).value)),
+        curvature=found,
+        flags=(),
+        verdict="",
+        settings=drawn.settings,
+        seconds=seconds,
+    )
+    wrong = dict(_wrong(result, square, ok, broken, left))
+    verdict = "; ".join(wrong.values()) if wrong else _fine(result)
+    return dataclasses.replace(result, flags=tuple(wrong), verdict=verdict)
+
+
+def _wrong(found: Llc, square: np.ndarray, ok: np.ndarray, broken: int, left: np.ndarray) -> Iterator[tuple[str, str]]:
+    """(code, sentence) of each thing that is wrong."""
+    value, stderr = np.asarray(found.llc.value), np.asarray(found.llc.stderr)
+    if broken:
+        yield "broken", f"{broken} of {ok.size} chains became infinite or NaN and count nowhere"
+    bent, soft = found.curvature, found.gamma + 1
+    steep = (bent.slope > np.fmax(0.05 * np.abs(value), 3 * stderr)) & (bent.slope > 0.02)
+    saddle = (found.t * bent.lowest < -0.5 * soft) & (bent.lowest < -1e-4 * bent.highest)
+    below = (found.lowest < -np.fmax(1.0, 0.2 * np.abs(value))) & ~left.any(1)
+    if np.any(steep | saddle | below):
+        reason = (
+            f"gradient norm {bent.gradient:.3g}, lowest curvature {bent.lowest:.3g} (highest {bent.highest:.3g}); "
+            f"chains reached n beta (L_n - L_n(w*)) = {found.lowest.min():.3g}"
+        )
+        yield "not a minimum", f"w* is not a minimum of the loss, so the signed value is no lambda: {reason}"
+    share = np.abs(np.asarray(found.by_log_gamma.value)) * math.log(2)
+    cut = share > np.fmax(0.05 * np.abs(value), 3 * math.log(2) * np.asarray(found.by_log_gamma.stderr))
+    if np.any(cut & (share > 0.01)):
+        yield (
+            "gamma",
+            (
+                f"soft directions are cut by gamma = {found.gamma:g}: doubling it would move the estimate by about "
+                f"{-float(np.max(share)):.3g}"
+            ),
+        )
+    if left.any():
+        worst = left[np.argmax(left.sum(1))]
+        few = worst.sum() < worst.size / 2
+        told = "they count nowhere" if few else "the estimate is of no single basin: raise gamma"
+        yield (
+            "left",
+            (
+                f"{int(worst.sum())} of {worst.size} chains left the basin of w* for points where "
+                f"n beta (L_n - L_n(w*)) = {found.lowest.min():.3g}: {told}"
+            ),
+        )
+    if np.any(found.rhat > 1.05):
+        yield "disagree", f"chains disagree (R-hat {np.nanmax(found.rhat):.3g}): the error may be too small"
+    worst = found.drift[np.argmax(np.abs(found.drift))]
+    if abs(worst) > 4:
+        yield (
+            "moving",
+            f"chains still move along the degenerate set (their distance drifted by {worst:.2g} standard errors from "
+            "half to half): run longer, or raise gamma",
+        )
+    if np.any(found.ess < 200):
+        yield "ess", f"only {np.nanmin(found.ess):.0f} effective draws: run longer"
+
+
+def _fine(found: Llc) -> str:
+    bent = found.curvature
+    share = float(np.max(np.abs(np.asarray(found.by_log_gamma.value)))) * math.log(2)
+    return (
+        f"healthy: w* is a minimum (gradient norm {bent.gradient:.2g}, curvature {bent.lowest:.2g} to "
+        f"{bent.highest:.2g}), {np.nanmin(found.ess):.0f} effective draws, R-hat {np.nanmax(found.rhat):.3f}; "
+        f"doubling gamma would move the estimate by {share:.2g}"
+    )

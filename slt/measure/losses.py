@@ -1,0 +1,80 @@
+"""A loss given as a function, as a model: what `slt.llc` and its kin sample when there is no `slt.Model`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from slt.model import Model
+from slt.priors import Prior
+from slt.typing import Batch, InputError, Key, Params, Scalar
+
+
+@dataclass(frozen=True)
+class Loss(Model):
+    """The density exp(-n beta L_n(w)) phi(w) of a loss function.
+
+    fn(params, batch) -> the loss of each sample of the batch. Made by `as_model`.
+    """
+
+    fn: Callable[..., Any]
+    prior: Prior
+    like: Any
+    """Shapes of the parameters, hashable: (treedef, (shape, dtype) of each leaf)."""
+    whole: bool = False
+    """The function gives one number for all data: then they are one sample, beta is t, and there is no n."""
+    batched: bool = True
+    """Whether the function takes data at all."""
+
+    @property
+    def is_potential(self) -> bool:
+        return self.whole
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        return self.prior.support
+
+    def init(self, key: Key) -> Params:
+        treedef, leaves = self.like
+        return self.prior.sample(key, jax.tree.unflatten(treedef, [jnp.zeros(shape, dtype) for shape, dtype in leaves]))
+
+    def log_prior(self, params: Params) -> Scalar:
+        return self.prior.log_density(params)
+
+    def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
+        if not self.whole:
+            return -self.fn(params, batch)
+        one = self.fn(params, jax.tree.map(lambda leaf: leaf[0], batch)) if self.batched else self.fn(params)
+        return -jnp.broadcast_to(one, (jax.tree.leaves(batch)[0].shape[0],))
+
+
+def as_model(fn: Callable[..., Any], params: Params, data: Batch | None, prior: Prior) -> tuple[Loss, Batch, int]:
+    """(model, data as the model takes them, n) of a loss function; InputError for what it cannot be.
+
+    fn(params, data) may return the loss of each sample, shape [n] (minibatches are possible then), or their mean, a
+    scalar (full data only); without data fn(params) is a potential K(w), and n is 1.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    like = (treedef, tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves))
+    if data is None:
+        found = _shape(fn, params)
+        if found != ():
+            raise InputError("loss", found, "a function of the parameters alone must return a scalar K(w)")
+        return Loss(fn, prior, like, whole=True, batched=False), jnp.zeros((1, 0)), 1
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1 or None in sizes:
+        raise InputError("data", sorted(map(str, sizes)), "all leaves need one leading axis of the same length, n")
+    n = int(sizes.pop() or 0)
+    found = _shape(fn, params, data)
+    if found == (n,):
+        return Loss(fn, prior, like), data, n
+    if found == ():
+        return Loss(fn, prior, like, whole=True), jax.tree.map(lambda leaf: leaf[None], data), n
+    raise InputError("loss", found, f"must return the loss of every sample, shape ({n},), or their mean, a scalar")
+
+
+def _shape(fn: Callable[..., Any], *arguments: Any) -> tuple[int, ...] | None:
+    return getattr(jax.eval_shape(fn, *arguments), "shape", None)
