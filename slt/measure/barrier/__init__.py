@@ -1,0 +1,453 @@
+"""The barrier between two basins: the free-energy profile along an order parameter, its saddle, and escape times.
+
+Bayesian preference and metastability side by side: which basin the posterior weighs more (Delta F), and how long a
+local sampler stays where it is (barrier, escape time).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from slt.estimators import profile
+from slt.estimators.profile import Curve
+from slt.measure.barrier import escape, saddle, umbrella
+from slt.measure.barrier.escape import Escape
+from slt.measure.barrier.pilot import Front, Layout, bias_from, moved, pilot, starts
+from slt.measure.barrier.saddle import Saddle
+from slt.measure.barrier.umbrella import Bias, Order, Umbrella
+from slt.model import Model
+from slt.phases import Basin
+from slt.posterior import Posterior
+from slt.samplers.base import Sampler
+from slt.samplers.mcmc import HMC
+from slt.samplers.sgld import SGLD
+from slt.typing import Batch, Estimate, InputError, Key, Params
+
+__all__ = ["Escape", "Profile", "Saddle", "Way", "barrier"]
+
+INNER = 256  # bins between the ends
+OUTER = 24  # bins beyond each end
+ROUNDS = 2  # in which the bias is mended before the production
+NEEDED = 10  # draws that a bin needs to be shown
+
+
+class Way(NamedTuple):
+    """One direction, out of one basin into the other."""
+
+    barrier: Estimate
+    "(i), the headline: F(saddle) - F(minimum of the basin), of the density of the order parameter"
+    from_basin: Estimate
+    "(ii): F(saddle) - (-log of the probability of the whole basin): it depends on the unit of the order parameter"
+    minimum: Estimate
+    "where the basin's minimum of F lies"
+    escape: Escape | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Free energy F(x) = -log p(order = x) of the posterior, normalised over all x, and the barrier in it.
+
+    x, value, stderr [point]: the profile, finest about its top; NaN where no draw fell. Add the free energy F_n of
+    the posterior where it is known to have the absolute -log int exp(-n beta L) prior delta(order - x).
+    forward, back: from basin a to basin b and the way back. preference: F_b - F_a of the basins, which end where the
+    saddle is: above 0 the posterior prefers a. saddle: (x, F) of the profile's highest point between the basins, whose
+    kink says whether branches meet there at an angle; top: the mean parameters of draws within a nat of it; point: the
+    stationary point of the potential found from there. centres, swaps: the windows and their exchanges' acceptance;
+    hysteresis: (difference of the top's F over both basins' mean, difference of the preference) between replicates
+    started from a and from b. flags: what speaks against the numbers, a sentence each; verdict: all in a few sentences.
+    """
+
+    x: np.ndarray
+    value: np.ndarray
+    stderr: np.ndarray
+    forward: Way
+    back: Way
+    preference: Estimate
+    saddle: tuple[Estimate, Estimate]
+    kink: bool
+    top: Params
+    point: Saddle
+    centres: np.ndarray
+    swaps: np.ndarray
+    hysteresis: tuple[Estimate, Estimate]
+    fronts: tuple[Front, Front]
+    local: Sampler | None
+    curve: Curve
+    flags: tuple[str, ...]
+    verdict: str
+
+
+def barrier(
+    model: Model,
+    *,
+    order: Order,
+    between: Sequence[Params | str | Basin] | None = None,
+    t: float | None = None,
+    data: Batch | None = None,
+    n: int | None = None,
+    beta: float = 1.0,
+    gamma: float = 0.0,
+    centre: Params | None = None,
+    windows: int = 32,
+    replicates: int = 16,
+    draws: int = 4000,
+    thin: int = 1,
+    burn_in: int = 300,
+    sampler: Sampler | None = None,
+    local: Sampler | None = None,
+    escape_steps: int = 10_000,
+    escape_chains: int = 64,
+    key: Key | None = None,
+) -> Profile:
+    """The free-energy profile along order(params) between two basins, its barrier, and escape times beside it.
+
+    model: an slt.Model; a potential takes t, any other data, n (default all of them) and beta. order(params) -> scalar,
+    smooth almost everywhere. between: two points: parameters, names of basins in the model's truth, or Basins; default
+    the truth's two basins. gamma, centre: of the localised posterior (centre default the first point).
+
+    Windows place themselves: a pilot drives a front of chains from each point to the other, each window where the last
+    one's mean force and spread put it; from the mean forces comes a bias that flattens the profile. In production
+    `windows` harmonic windows share this bias; a third of them lies evenly in x, a third evenly in the length that the
+    pilot's windows had, a third logarithmically about the top. Two rounds of a quarter of the draws mend the bias
+    first. `replicates` independent sets of all windows (the first half started from the front of the lower end, the
+    rest from the upper) run in one program, neighbours exchange after every step; `draws` draws a window, `thin` steps
+    apart, are kept and reweighted by MBAR, after `burn_in` steps that tune the sampler.
+
+    sampler: one of slt's Metropolis-adjusted, self-tuning samplers, default HMC(leapfrogs=8).
+    local: whose escape times are taken, with its own step; default SGLD of step 0.1 over the largest curvature met in
+    the basins. escape_steps: the most steps a chain takes, 0 for none; escape_chains: chains each way.
+
+    Errors come from the replicates and the autocorrelation in them. What bias remains: curvature of the flattened
+    density inside one bin (far below the error where the pilot succeeded), and whatever the order parameter hides: a
+    second slow direction, for which the two halves of the replicates are compared.
+    """
+    counts = {"windows": (windows, 4), "replicates": (replicates, 4), "draws": (draws, 10), "burn_in": (burn_in, 1)}
+    counts |= {"thin": (thin, 1), "escape_steps": (escape_steps, 0), "escape_chains": (escape_chains, 1)}
+    for name, (value, least) in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(name, value, f"give a whole number, at least {least}")
+    a, b = (_point(model, each, place) for place, each in enumerate(_pair(model, between)))
+    posterior = _posterior(model, order, t, data, n, beta, gamma, a if centre is None else centre)
+    a, b = (jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), point) for point in (a, b))
+    sampler = HMC(leapfrogs=8) if sampler is None else sampler
+    sampler.check()
+    at = _orders(posterior, order, (a, b))
+    flipped = at[0] > at[1]
+    ends = (b, a) if flipped else (a, b)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
+
+    fronts = pilot(sampler, posterior, ends, (min(at), max(at)), keys[0])
+    knots = bias_from(*fronts)
+    layout = Layout(knots, knots[0])
+    bias, widths = layout.windows(windows)
+    first = starts(fronts, bias.centre, replicates)
+    for number in range(ROUNDS + 1):
+        wanted = draws if number == ROUNDS else max(draws // 4, 10)
+        drawn = umbrella.produce(
+            sampler, posterior, bias, first, jax.random.fold_in(keys[1], number), layout.near, widths,
+            burn_in=burn_in, draws=wanted, thin=thin, length=draws,
+        )  # fmt: skip
+        if number == ROUNDS:
+            break
+        curve = _curve(layout, bias, drawn, outer=0)
+        layout, old = layout.refined(curve.x, curve.value, curve.stderr), bias
+        bias, widths = layout.windows(windows)
+        first = moved(drawn.positions, old.centre, bias.centre)
+    reading = _read(layout, bias, drawn)
+    positions = _cores(reading, drawn, escape_chains)
+    passages: tuple[Escape | None, Escape | None] = (None, None)
+    if escape_steps:
+        local = _local(posterior, positions, keys[2]) if local is None else local
+        local.check()
+        passages = escape.times(local, posterior, order, positions, reading.goals, keys[3], most=escape_steps)
+    point = saddle.find(posterior, drawn.top, _radius(drawn, reading))
+    return _profile(reading, bias, drawn, fronts, passages, local, point, flipped)
+
+
+def _pair(model: Model, between: Sequence[Any] | None) -> Sequence[Any]:
+    if between is None:
+        truth = model.truth()
+        between = () if truth is None else truth.basins
+        if len(between) != 2:
+            raise InputError("between", None, f"this model names {len(between)} basins: say between which two points")
+    if isinstance(between, str) or len(between) != 2:
+        raise InputError("between", between, "give two points: parameters, names of basins, or Basins")
+    return between
+
+
+def _point(model: Model, given: Any, place: int) -> Params:
+    if isinstance(given, Basin):
+        return given.params
+    if isinstance(given, str):
+        truth = model.truth()
+        if truth is None:
+            raise InputError(f"between[{place}]", given, "this model names no basins: give parameters")
+        return truth.basin(given).params
+    return given
+
+
+def _posterior(
+    model: Model, order: Order, t: Any, data: Any, n: Any, beta: float, gamma: float, centre: Params
+) -> Posterior:
+    if model.is_potential:
+        if t is None or data is not None or n is not None:
+            raise InputError("t", t, "a potential takes t, and neither data nor n")
+        data, n, beta = jnp.zeros((1, 0)), 1, t
+    else:
+        if t is not None or data is None:
+            raise InputError("data", None if data is None else "with t", "a model with data takes data, n and beta")
+        size = min(leaf.shape[0] for leaf in jax.tree.leaves(data))
+        n = size if n is None else n
+        if not 1 <= n <= size:
+            raise InputError("n", n, f"the data have {size} samples")
+    if not (np.isfinite(beta) and beta > 0):
+        raise InputError("t" if model.is_potential else "beta", beta, "give a positive number")
+    centre = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), centre)
+    return Posterior.build(Umbrella(model, order), data, n, beta, centre=centre, gamma=gamma)
+
+
+def _orders(posterior: Posterior, order: Order, points: tuple[Params, Params]) -> tuple[float, float]:
+    for point in points:
+        shape = jax.eval_shape(order, point)
+        if getattr(shape, "shape", None) != () or shape.dtype.kind != "f":
+            raise InputError("order", shape, "order(params) must return one floating-point number")
+        if not np.isfinite(float(posterior.log_density(point))):
+            raise InputError("between", point, "the posterior vanishes there: give points inside the prior's support")
+    low, high = (float(order(point)) for point in points)
+    if not abs(high - low) > 0:
+        raise InputError("order", (low, high), "is the same at both points: it cannot tell the basins apart")
+    return low, high
+
+
+class _Reading(NamedTuple):
+    """The curve and what is read off it; low and high are the lower and the upper basin along the order parameter."""
+
+    curve: Curve
+    top: profile.Extremum
+    low: profile.Extremum
+    high: profile.Extremum
+    numbers: Estimate
+    """[13]: x and F of the top, of the low and of the high minimum; F of the low and of the high basin; F_high - F_low;
+    the top over the low and over the high minimum, and over the low and over the high basin"""
+    goals: tuple[float, float]
+    "where the upper basin's core begins, and where the lower one's ends: within a nat of the minimum"
+    hysteresis: tuple[Estimate, Estimate]
+
+
+def _curve(layout: Layout, bias: Bias, drawn: umbrella.Draws, outer: int) -> Curve:
+    kept = drawn.orders[drawn.finite]
+    if kept.shape[0] < 4:
+        raise InputError("sampler", kept.shape[0], "fewer than 4 replicates stayed finite: look at the model's loss")
+    reach = float(np.quantile(kept[:, 0], 1e-3)), float(np.quantile(kept[:, -1], 1 - 1e-3))
+
+    def reduced(x: np.ndarray) -> np.ndarray:
+        return layout.reduced(bias, x)
+
+    found = profile.curve(kept, reduced, layout.edges(INNER, outer, reach), layout.table(kept))
+    known = found.count[1:-1] >= NEEDED
+    return found._replace(value=np.where(known, found.value, np.nan), stderr=np.where(known, found.stderr, np.nan))
+
+
+def _read(layout: Layout, bias: Bias, drawn: umbrella.Draws) -> _Reading:
+    curve = _curve(layout, bias, drawn, OUTER)
+    x, noise = curve.x, curve.stderr
+    between = (x >= layout.low) & (x <= layout.high)
+    top = profile.extremum(x[between], curve.value[between], noise[between], top=True)
+    below, above = x < top.x, x > top.x
+    low = profile.extremum(x[below], curve.value[below], noise[below], top=False)
+    high = profile.extremum(x[above], curve.value[above], noise[above], top=False)
+    inner = np.concatenate([[True], below, [False]]), np.concatenate([[False], ~below, [True]])
+
+    def numbers(f: np.ndarray) -> np.ndarray:
+        value = f[1:-1]
+        found = [
+            profile.extremum(x[part], value[part], noise[part], top=up, kink=known.kink)
+            for part, up, known in ((between, True, top), (below, False, low), (above, False, high))
+        ]
+        shift = f - base
+        basins = [-np.log(np.nansum(curve.mass[part] * np.exp(-shift[part]))) for part in inner]
+        first = [*(v for e in found for v in (e.x, e.value)), *basins, basins[1] - basins[0]]
+        return np.array([*first, first[1] - first[3], first[1] - first[5], first[1] - first[6], first[1] - first[7]])
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        base = curve.whole
+        every = profile.jackknife(curve, numbers)
+    error = np.array(every.stderr)
+    for place, x_there in ((0, top.x), (2, low.x), (4, high.x)):  # no place is known better than its bin is wide
+        bin_ = np.clip(np.searchsorted(curve.edges, x_there) - 1, 0, len(x) - 1)
+        error[place] = np.hypot(error[place], np.diff(curve.edges)[bin_] / np.sqrt(12))
+    every = every._replace(stderr=error)
+    goals = _core(x[above], curve.value[above], high.value)[0], _core(x[below], curve.value[below], low.value)[1]
+    halves = _halves(curve, drawn.finite, numbers)
+    return _Reading(curve, top, low, high, every, goals, halves)
+
+
+def _core(x: np.ndarray, value: np.ndarray, least: float) -> tuple[float, float]:
+    inside = np.flatnonzero(value < least + 1)
+    return float(x[inside[0]]), float(x[inside[-1]])
+
+
+def _halves(curve: Curve, finite: np.ndarray, numbers: Any) -> tuple[Estimate, Estimate]:
+    """Top over the mean of both basins, and preference: replicates from the lower end minus those from the upper."""
+    from_low = (np.arange(len(finite)) < len(finite) // 2)[finite]
+    if from_low.sum() < 2 or (~from_low).sum() < 2:
+        nothing = Estimate(np.float64(np.nan), np.float64(np.nan))
+        return nothing, nothing
+    sides = []
+    for rows in (from_low, ~from_low):
+        part = curve._replace(replicates=curve.replicates[:, rows])
+        deviation = part.replicates.mean(1)
+        part = part._replace(replicates=part.replicates - deviation[:, None])
+
+        def pair(f: np.ndarray, d: np.ndarray = deviation) -> np.ndarray:
+            every = numbers(f + d)
+            return np.array([every[1] - (every[6] + every[7]) / 2, every[8]])
+
+        sides.append(profile.jackknife(part, pair))
+    one, other = sides
+    gap, error = one.value - other.value, np.hypot(np.asarray(one.stderr), np.asarray(other.stderr))
+    return Estimate(gap[0], error[0]), Estimate(gap[1], error[1])
+
+
+def _cores(reading: _Reading, drawn: umbrella.Draws, chains: int) -> Any:
+    """Starts [2, chain, ...] of escapes: the end windows' last positions inside the core of their basin, or nearest."""
+    goals = reading.goals
+    last = drawn.orders[..., -1]
+    replicates, windows = last.shape
+    rows = []
+    for inside, distance in (
+        ((last <= goals[1]), np.abs(last - reading.low.x)),
+        ((last >= goals[0]), np.abs(last - reading.high.x)),
+    ):
+        good = np.flatnonzero((inside & drawn.finite[:, None]).reshape(-1))
+        if not len(good):
+            good = np.array([int(np.nanargmin(distance))])
+        rows.append(good[np.arange(chains) % len(good)])
+    chosen = np.stack(rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(replicates * windows, *leaf.shape[2:])[chosen], drawn.positions)
+
+
+def _local(posterior: Posterior, positions: Any, key: Key) -> Sampler:
+    some = jax.tree.map(lambda leaf: leaf[:, :8].reshape(-1, *leaf.shape[2:]), positions)
+    largest = float(np.nanmax(np.asarray(escape.curvatures(posterior, some, key))))
+    return SGLD(step_size=0.1 / max(largest, np.finfo(np.float32).tiny))
+
+
+def _radius(drawn: umbrella.Draws, reading: _Reading) -> float:
+    """A length in parameter space: the typical distance of last positions over twenty."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(drawn.positions)]
+    flat = np.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
+    flat = flat[np.isfinite(flat).all(1)]
+    return float(np.sqrt(np.square(flat - flat.mean(0)).sum(1).mean())) / 20
+
+
+def _at(numbers: Estimate, which: int) -> Estimate:
+    return Estimate(np.asarray(numbers.value)[which], np.asarray(numbers.stderr)[which])
+
+
+def _profile(
+    reading: _Reading, bias: Bias, drawn: umbrella.Draws, fronts: tuple[Front, Front],
+    passages: tuple[Escape | None, Escape | None], local: Sampler | None, point: Saddle, flipped: bool,
+) -> Profile:  # fmt: skip
+    curve, numbers = reading.curve, reading.numbers
+    up = Way(_at(numbers, 9), _at(numbers, 11), _at(numbers, 2), passages[0])
+    down = Way(_at(numbers, 10), _at(numbers, 12), _at(numbers, 4), passages[1])
+    forward, back = (down, up) if flipped else (up, down)
+    preference, hysteresis = _at(numbers, 8), reading.hysteresis[1]
+    if flipped:
+        preference, hysteresis = (Estimate(-np.asarray(e.value), e.stderr) for e in (preference, hysteresis))
+    swaps = drawn.swaps
+    flags = tuple(_flags(reading, drawn, fronts))
+    return Profile(
+        x=curve.x,
+        value=curve.value,
+        stderr=curve.stderr,
+        forward=forward,
+        back=back,
+        preference=preference,
+        saddle=(_at(numbers, 0), _at(numbers, 1)),
+        kink=reading.top.kink,
+        top=drawn.top,
+        point=point,
+        centres=np.asarray(bias.centre),
+        swaps=swaps,
+        hysteresis=(reading.hysteresis[0], hysteresis),
+        fronts=fronts,
+        local=local,
+        curve=curve,
+        flags=flags,
+        verdict=_verdict(forward, back, preference, numbers, local, flags),
+    )
+
+
+def _flags(reading: _Reading, drawn: umbrella.Draws, fronts: tuple[Front, Front]) -> list[str]:
+    said = []
+    if not all(front.arrived for front in fronts):
+        reached = [f"{front.mean[-1]:.4g}" for front in fronts if not front.arrived]
+        said.append(f"a front did not reach the other end but stopped at x = {', '.join(reached)}")
+    weak = np.flatnonzero(~(drawn.swaps > 0.05))
+    if len(weak):
+        said.append(
+            f"windows {weak.tolist()} hardly exchange with the next: more windows, or a smoother order parameter"
+        )
+    if not drawn.finite.all():
+        said.append(
+            f"{(~drawn.finite).sum()} of {len(drawn.finite)} replicates became infinite or NaN and are left out"
+        )
+    for name, gap in zip(("top over the basins", "preference"), reading.hysteresis, strict=True):
+        if not abs(gap.value) <= max(4 * gap.stderr, 0.02):
+            said.append(
+                f"hysteresis: the {name} differs by {gap.value:.2g} +- {gap.stderr:.1g} nats between replicates "
+                "started from the two ends: something slow that the order parameter does not see"
+            )
+    if not np.asarray(reading.numbers.stderr)[9:11].max() <= 0.5:
+        said.append("the barrier's error exceeds half a nat: more draws or replicates")
+    if not np.asarray(reading.numbers.value)[9:11].min() > 1:
+        said.append("a barrier of less than a nat: the profile does not divide these two basins")
+    return said
+
+
+def _pm(estimate: Estimate) -> str:
+    return f"{float(estimate.value):.5g} +- {float(estimate.stderr):.1g}"
+
+
+def _passage(way: Way, sampler: str) -> str:
+    told = way.escape
+    if told is None:
+        return ""
+    if not told.arrivals:
+        return f"{sampler} never left in {told.steps} steps (escape time above {told.lower:.2g} steps at 95 per cent)"
+    return f"{sampler} leaves in {float(told.time.value):.3g} +- {float(told.time.stderr):.1g} steps"
+
+
+def _verdict(
+    forward: Way, back: Way, preference: Estimate, numbers: Estimate, local: Sampler | None, flags: tuple[str, ...]
+) -> str:
+    gap = float(preference.value)
+    better, worse, share = ("a", "b", gap) if gap > 0 else ("b", "a", -gap)
+    name = "" if local is None else type(local).__name__
+    if local is not None and hasattr(local, "step_size"):
+        name += f" at step {float(local.step_size):.3g}"  # pyright: ignore[reportAttributeAccessIssue]
+    said = [
+        f"The posterior prefers {better} to {worse} by {share:.3g} +- {float(preference.stderr):.1g} nats "
+        f"({100 / (1 + np.exp(-share)):.4g} per cent of both)",
+        f"between them F rises by {_pm(forward.barrier)} nats from a and {_pm(back.barrier)} from b, at x = "
+        f"{_pm(_at(numbers, 0))}",
+    ]
+    for label, way in (("a", forward), ("b", back)):
+        passage = _passage(way, name)
+        if passage:
+            said.append(f"from {label} {passage}")
+    held = forward if better == "b" else back
+    if held.escape is not None:
+        stays = not held.escape.arrivals
+        said.append(
+            f"so chains started in {worse} "
+            + ("stay there whatever the posterior prefers: metastable" if stays else "reach the preferred basin")
+        )
+    text = "; ".join(said) + "."
+    return text + (" Not to be trusted: " + "; ".join(flags) + "." if flags else "")
