@@ -69,14 +69,15 @@ class Draws:
         self.notes: list[str] = []
         self.slow: set[str] = set()
 
-    def _rounds(self, once: Callable[[int], Estimate]) -> None:
+    def _rounds(self, once: Callable[[int], Estimate], growing: bool = False) -> None:
         """Rounds of replicates until the error is small enough, the rounds are through, or the time is."""
         began = time.monotonic()
         for number in range(self.budget.rounds):
             before = time.monotonic()
             worst = np.max(np.asarray(once(number).stderr))
             spent = time.monotonic() - before
-            if worst <= self.budget.stderr or time.monotonic() - began + spent > self.budget.seconds:
+            expected = time.monotonic() - began + (3 if growing else 1) * spent
+            if worst <= self.budget.stderr or expected > self.budget.seconds:
                 return
 
     def run_smc(self, names: set[str]) -> None:
@@ -149,33 +150,24 @@ class Draws:
         extra = tempered if with_wbic else np.zeros(0)
         at = np.unique(np.concatenate([by.rungs(self.smc_runs, self.asked), extra]))
         at = at[np.concatenate([[True], np.diff(at) > 1e-6 * at[1:]])]
-        parts: list[by.Ladders] = []
-        draws = self.budget.draws
+        every = 20 if self.keep_places else 0
+        key, count, draws = self.keys["ladder"], self.budget.ladders, self.budget.draws
+        ladders = by.LadderRun(self.of, at, self.smc_runs, key, count=count, phases=self.phases, every=every)
+        ladders.run(max(200, draws // 4), burn_in=True)
 
         def once(number: int) -> Estimate:
-            nonlocal draws
-            if parts and not by.settled(parts[-1], self.asked):
-                parts.clear()
-                draws *= 4
-            key = jax.random.fold_in(self.keys["ladder"], number)
-            parts.append(
-                by.ladders(
-                    self.of,
-                    at,
-                    key,
-                    count=self.budget.ladders,
-                    draws=draws,
-                    burn_in=max(100, draws // 2),
-                    phases=self.phases,
-                    params_every=max(8, draws // 100) if self.keep_places else 0,
-                )
-            )
-            estimate = by.integrated(by.joined(parts), self.asked)
-            slow = not by.settled(parts[-1], self.asked)
+            if number and not by.settled(ladders.found(), self.asked):
+                ladders.forget()
+                ladders.run(draws * 3**number)
+            else:
+                ladders.run(max(draws, ladders.draws))
+            found = ladders.found()
+            estimate = by.integrated(found, self.asked)
+            slow = not by.settled(found, self.asked)
             return Estimate(estimate.value, np.asarray(estimate.stderr) + np.where(slow, np.inf, 0.0))
 
-        self._rounds(once)
-        found = self.ladders = by.joined(parts)
+        self._rounds(once, growing=True)
+        found = self.ladders = ladders.found()
         self.smallest["ladders"] = 1 / max(1.0, float(np.asarray(by.energy(found, 0.0).ess)))
         trips = found.trips[found.ok]
         self.checks["ladders"] = {
@@ -188,15 +180,10 @@ class Draws:
                 f"ladders: no exchange through t = {low:.4g} to {high:.4g} ({1 - found.swap[closed[0]]:.0%} of swaps "
                 "refused): what lies on either side is not weighed against the other."
             )
-        elif trips.sum() == 0:
-            self.faults.append(
-                "ladders: no walker made a round trip between the prior and the largest t, so every ladder may be "
-                "caught where it started: run longer, or seed the basins."
-            )
-        elif not by.settled(parts[-1], self.asked):
+        elif not by.settled(found, self.asked):
             self.notes.append(
-                f"ladders: only {trips.mean():.1f} round trips a ladder, or F still drifts: their errors may be too "
-                "small; they are left out of the best value where other routes ran."
+                f"ladders: {trips.mean():.1f} round trips a ladder between the prior and the largest t (or F drifts): "
+                "they may be caught where SMC started them, and count only where they are at one with other routes."
             )
             self.slow.update(("thermodynamic", "mbar"))
 

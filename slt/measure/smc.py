@@ -33,6 +33,7 @@ from slt.typing import Estimate, Key, Scalar
 TARGET = 0.8  # acceptance that the steps are steered to
 KERNEL = HMC(leapfrogs=6, jitter=0.4, tune=False)
 MOST_STAGES = 4000
+FEW = 4
 
 
 @functools.partial(
@@ -135,7 +136,7 @@ class Run(NamedTuple):
     """One finished run. s [stage]; log_z [stage], work [stage, N] after the moves of each stage; stage 0 is the base.
 
     at: the stages of the values of s asked for; labels [asked, N]: what `watch` made of the particles there;
-    ended: whether the path was finished.
+    ended: whether the path was finished; few [stage, FEW, d]: some of each stage's particles, spread over them all.
     """
 
     s: np.ndarray
@@ -145,6 +146,7 @@ class Run(NamedTuple):
     labels: np.ndarray | None
     acceptance: np.ndarray
     ended: bool
+    few: np.ndarray
 
 
 def _next(work: Array, s: Scalar, target: Scalar, share: Scalar) -> tuple[Scalar, Array]:
@@ -232,7 +234,7 @@ def _axes(path: Path) -> Any:
     return Path(None, own, None if path.label is None else 0, path.phases)  # pyright: ignore[reportArgumentType]
 
 
-@functools.partial(jax.jit, donate_argnames=("now",))
+@jax.jit
 def _stages(path: Path, now: Particles, key: Key, target: Array, moves: Array, share: Array) -> tuple[Particles, Told]:
     keys = jax.random.split(key, now.s.shape[0])
     stage = jax.vmap(_stage, in_axes=(_axes(path), 0, 0, 0, None, None))
@@ -280,6 +282,8 @@ def run(
     with jax.threefry_partitionable(False):
         now = _begin(path, w)
         works, told = [np.asarray(now.work)], []
+        some = np.linspace(0, particles - 1, FEW).astype(int)
+        few = [np.asarray(now.w[:, some])]
         goal = np.zeros(runs, int)
         reached: list[list[int]] = [[] for _ in range(runs)]
         labels: list[list[np.ndarray]] = [[] for _ in range(runs)]
@@ -292,6 +296,7 @@ def run(
             )  # fmt: skip
             info = Told(*(np.asarray(each, np.float64) for each in info))
             works.append(np.asarray(now.work))
+            few.append(np.asarray(now.w[:, some]))
             told.append(info)
             active = (goal < goals.size) & ~stuck
             rounds = float(np.clip(rounds * np.exp(0.5 * (info.kept[active].mean() - 0.4)), *moves))
@@ -312,7 +317,7 @@ def run(
         Run(
             s[: (last := (reached[r][-1] if reached[r] else len(told))) + 1, r], log_z[: last + 1, r],
             energies[: last + 1, r], np.array(reached[r], int), np.array(labels[r]) if labels[r] else None,
-            accepted[:last, r], bool(goal[r] >= goals.size),
+            accepted[:last, r], bool(goal[r] >= goals.size), np.stack([each[r] for each in few[: last + 1]]),
         )
         for r in range(runs)
     ]  # fmt: skip
