@@ -185,7 +185,7 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     for name in ("configs", "experiments"):
         monkeypatch.setattr(nodes.beside(name), "__path__", [str(folder / name)])
-    monkeypatch.setattr(catalogue, "__file__", str(folder / "slt" / "catalogue.py"))
+    monkeypatch.setattr(catalogue, "HOME", folder / "slt")
     (folder / "slt" / "models" / "waiting.py").write_text(FILES["waiting.py"] + "\n\nmake = Waiting\n")
     shutil.copy(folder / "walk.py", folder / "slt" / "samplers")
     shutil.copy(folder / "rates.py", folder / "experiments")

@@ -12,6 +12,9 @@ import slt
 from slt import config
 from slt.config import nodes
 
+HOME = Path(slt.__file__).parent
+"""Where the package lies."""
+
 
 class Item(NamedTuple):
     """One thing to name: as it stands in a config or on the command line, its `_target_` if it has one, what it is."""
@@ -79,7 +82,7 @@ def _modules(folder: Path) -> list[Path]:
 
 def _defined(package: str) -> Iterator[tuple[str, ast.stmt, str]]:
     """(dotted name, definition, first line about its module) of what a package of slt defines publicly."""
-    for path in _modules(Path(slt.__file__).parent / package):
+    for path in _modules(HOME / package):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
             names = [getattr(node, "name", None)]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from slt.cells import Cell, data_words, digest_words
 from slt.engine import program
+from slt.engine.host import Chunk, Trace, collect, to_host
 from slt.engine.program import Carry
 from slt.engine.schedule import Bucket, Plan, Schedule, Start, group_coords, plan
 from slt.model import Model, check
@@ -25,41 +26,6 @@ from slt.observables import Observable
 from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Sampler
 from slt.typing import Batch, InputError, Key, Params
-
-
-class Chunk(NamedTuple):
-    """What one chunk brings to the host: arrays [cells of the bucket, chains, draws kept, ...] by observable.
-
-    cells counts into Plan.cells; first and stop bound the draws; every[name] is the thinning of an observable;
-    status and broken_at [cells, chains] (draw of the break, -1 if none); carry stays on the device.
-    """
-
-    bucket: int
-    cells: tuple[int, ...]
-    first: int
-    stop: int
-    traces: dict[str, Any]
-    every: dict[str, int]
-    status: np.ndarray
-    broken_at: np.ndarray
-    carry: Carry
-    seconds: float
-    compiled: bool
-
-
-class Trace(NamedTuple):
-    """A finished run. traces[name]: arrays [cells, chains, draws kept, ...]; folds[name]: [cells, chains, ...].
-
-    offset [cells]: L_n(w_ref) in float64; cells as in plan.cells. Burn-in is kept in traces, not in folds.
-    """
-
-    plan: Plan
-    traces: dict[str, Any]
-    folds: dict[str, Any]
-    status: np.ndarray
-    broken_at: np.ndarray
-    offset: np.ndarray
-    seconds: float
 
 
 class Restore(Protocol):
@@ -270,7 +236,7 @@ class Job:
             chunks, carry = self._run_bucket(number, bucket, posteriors, on_chunk, restore, keep)
             kept.append(chunks)
             finished.append(carry)
-        return _collect(self, kept, finished, offset, time.perf_counter() - began)
+        return collect(self, kept, finished, offset, time.perf_counter() - began)
 
     def start_bucket(self, bucket: Bucket, posteriors: Posterior) -> Carry:
         """The chains of a bucket before their first draw."""
@@ -300,7 +266,7 @@ class Job:
                 observables=self.watched,
                 length=self.chunk_length,
             )
-        return _to_host(self, number, bucket, first, stop, carry, buffers, before, programs)
+        return to_host(self, number, bucket, first, stop, carry, buffers, before, programs)
 
     def _run_bucket(
         self,
@@ -347,76 +313,3 @@ def _offset(posteriors: Posterior, bucket: Bucket) -> np.ndarray:
     reference = np.asarray(posteriors.reference, np.float64).reshape(-1, bucket.size)
     n = np.asarray(posteriors.n).reshape(-1)
     return np.array([-row[:count].mean() for row, count in zip(reference, n, strict=True)])
-
-
-def _to_host(
-    job: Job,
-    number: int,
-    bucket: Bucket,
-    first: int,
-    stop: int,
-    carry: Carry,
-    buffers: Any,
-    before: float,
-    programs: int,
-) -> Chunk:
-    every = {name: watch.every for name, watch in job.watched}
-    traces = {
-        name: jax.tree.map(
-            lambda b, e=every[name]: _rows(job, np.asarray(b)[: program.kept(stop, e) - program.kept(first, e)], 0),
-            buffers[name],
-        )
-        for name in buffers
-        if jax.tree.leaves(buffers[name])
-    }
-    rows = tuple(i for row in bucket.rows for i in row)
-    status, broken_at = (_rows(job, np.asarray(leaf)[None], 0)[:, :, 0] for leaf in (carry.status, carry.broken_at))
-    compiled = program.programs["advance"] > programs
-    return Chunk(
-        number, rows, first, stop, traces, every, status, broken_at, carry, time.perf_counter() - before, compiled
-    )
-
-
-def _rows(job: Job, leaf: np.ndarray, draws: int) -> np.ndarray:
-    """[draws, cells, chains, ...] or [draws, ladders, chains, rungs, ...] to [cells, chains, draws, ...]."""
-    leaf = np.moveaxis(leaf, draws, 2)
-    if job.plan.coupled is None:
-        return leaf
-    leaf = np.moveaxis(leaf, 3, 1)  # ladders, rungs, chains, draws
-    return leaf.reshape(-1, *leaf.shape[2:])
-
-
-def _collect(job: Job, kept: list[list[Chunk]], finished: list[Carry], offset: np.ndarray, seconds: float) -> Trace:
-    order = np.argsort([i for bucket in job.plan.buckets for row in bucket.rows for i in row])
-
-    def gather(parts: list[np.ndarray]) -> np.ndarray:
-        widths = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
-        padded = [_widened(part, widths) for part in parts]
-        return np.concatenate(padded)[order]
-
-    traces: dict[str, Any] = {}
-    if all(kept):
-        for name in kept[0][0].traces:
-            per_bucket = [
-                jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), *(chunk.traces[name] for chunk in chunks))
-                for chunks in kept
-            ]
-            traces[name] = jax.tree.map(lambda *leaves: gather(list(leaves)), *per_bucket)
-
-    def ended(leaf: Any) -> np.ndarray:
-        return _rows(job, np.asarray(leaf)[None], 0)[:, :, 0]
-
-    folds = {
-        name: jax.tree.map(lambda *leaves: gather([ended(leaf) for leaf in leaves]), *(c.folds[name] for c in finished))
-        for name, watch in job.watched
-        if watch.folds
-    }
-    status, broken_at = (gather([ended(getattr(c, field)) for c in finished]) for field in ("status", "broken_at"))
-    return Trace(job.plan, traces, folds, status, broken_at, offset, seconds)
-
-
-def _widened(part: np.ndarray, widths: list[int]) -> np.ndarray:
-    missing = [(0, 0)] + [(0, width - have) for width, have in zip(widths, part.shape[1:], strict=True)]
-    if not any(after for _, after in missing):
-        return part
-    return np.pad(part.astype(np.result_type(part.dtype, np.float32)), missing, constant_values=np.nan)

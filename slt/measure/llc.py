@@ -10,18 +10,29 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from slt import observables as watch
 from slt.cells import Cell, beta_text, beta_value, grid
 from slt.engine import Schedule, Start, prepare
 from slt.estimators import diagnostics
 from slt.estimators import llc as estimators
+from slt.measure.calibration import (
+    CHUNK,
+    LEAPFROGS,
+    MIDDLE,
+    SETTLE,
+    WATCHED,
+    Drawn,
+    adjusted,
+    drift,
+    rhat,
+    times,
+    unadjusted,
+)
 from slt.measure.chains import Chains
 from slt.measure.curvature import Curvature, curvature
 from slt.measure.losses import as_model
@@ -32,13 +43,8 @@ from slt.samplers.baoab import BAOAB
 from slt.samplers.mcmc import HMC
 from slt.typing import Batch, Estimate, InputError, Params
 
-CHUNK = 256  # draws between two looks at the estimate
-SETTLE = 128  # draws in which the step size is found, before and again after the trajectory's length is
-TRY = 48  # draws of each trial of a trajectory's length
-LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
-MIDDLE = 2
-LEFT = 5.0  # nats of n beta L_n below w* at which a chain has left its basin
 Z90 = 1.6448536269514722
+LEFT = 5.0  # nats of n beta L_n below w* at which a chain has left its basin
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def llc(
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), params)
     restriction = None if free is None else Restriction(free)
     size = sum(leaf.size for leaf in jax.tree.leaves(params if restriction is None else restriction.free(params)))
-    chains = min(256, max(32, 2 ** int(math.log2(16384 / size)) if size <= 16384 else 32)) if chains is None else chains
+    chains = _chains(size, 1 if made.is_potential else n) if chains is None else chains
     if batch_size is None:
         sampler: HMC | BAOAB = HMC(leapfrogs=LEAPFROGS[MIDDLE], jitter=0.9, target=0.9)
     else:
@@ -166,39 +172,12 @@ def llc(
         restriction=restriction,
         data=data,
     )
-    found = curvature(jax.tree.map(lambda leaf: leaf[0], job.posteriors(job.plan.buckets[0])), _nbeta(cells))
+    found = curvature(jax.tree.map(lambda leaf: leaf[0], job.posteriors(job.plan.buckets[0])), times(cells))
     if isinstance(sampler, HMC):
-        drawn = _adjusted(Chains(job), sampler, cells, error, seconds)
+        drawn = adjusted(Chains(job), sampler, cells, error, seconds)
     else:
-        drawn = _unadjusted(Chains(job), sampler, cells, found, error, seconds)
+        drawn = unadjusted(Chains(job), sampler, cells, found, error, seconds)
     return _report(drawn, cells, n, found, time.perf_counter() - began)
-
-
-def squared_distance(posterior: Any, params: Params, info: Any) -> Array:
-    """|w - w*|^2 over free parameters."""
-    return jnp.square(watch.distance(posterior, params, info))
-
-
-@dataclass(frozen=True)
-class _Jump:
-    """|w - w_before|^2 of every draw; the position before is carried along."""
-
-    def init(self, posterior: Any) -> Any:
-        return posterior.centre_position
-
-    def update(self, posterior: Any, params: Params, info: Any, before: Any) -> tuple[Any, Array]:
-        now = posterior.position(params)
-        squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), now, before)
-        return now, sum(jax.tree.leaves(squares), start=jnp.zeros(()))
-
-
-WATCHED = {
-    "jump": watch.Observable(_Jump().init, _Jump().update, folds=True),
-    "delta": watch.trace(watch.loss),
-    "square": watch.trace(squared_distance),
-    "acceptance": watch.trace(watch.acceptance),
-    "step_size": watch.trace(watch.diagnostic("step_size")),
-}
 
 
 def _model(model: Any, params: Params, data: Batch | None, prior: Prior | None) -> tuple[Model, Batch | None, int]:
@@ -240,145 +219,15 @@ def _at(cell: Cell, times: list[float]) -> list[Cell]:
     return [dataclasses.replace(cell, beta=value / cell.n, beta_label=f"{value / cell.n:g}") for value in times]
 
 
-def _nbeta(cells: list[Cell]) -> np.ndarray:
-    return np.array([cell.n * cell.beta for cell in cells])
+def _chains(size: int, n: int) -> int:
+    """How many chains, a power of two from 32 to 256: as many as keep one gradient of all of them some milliseconds."""
+    fit = min(16384 / size, 2e7 / (6 * size * n))
+    return int(min(256, max(32, 2 ** math.floor(math.log2(max(fit, 1))))))
 
 
-class _Drawn(NamedTuple):
-    """traces [cells, chains, draws] after burn-in; correction [2, cells]: for the step's bias, and its error."""
-
-    chains: Chains
-    traces: dict[str, np.ndarray]
-    correction: np.ndarray
-    settings: dict[str, Any]
-
-
-def _adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, seconds: float) -> _Drawn:
-    """By HMC, which has no bias."""
-    nbeta = _nbeta(cells)
-    running.go(SETTLE, sampler, adapt=True)
-    sampler = _lengthened(running, sampler, seconds / 5)
-    running.go(SETTLE, sampler, adapt=True)
-    burn_in, parts = running.draws, list[dict[str, np.ndarray]]()
-    while True:
-        before = time.perf_counter()
-        parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))  # each look doubles the draws
-        spent = time.perf_counter() - before
-        traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
-        traces = {name: values[:, :, values.shape[2] // 5 :] for name, values in traces.items()}
-        mean = diagnostics.mean(traces["delta"], ok=running.ok)
-        value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
-        if (
-            len(parts) > 1
-            and np.all(stderr <= error * np.maximum(np.abs(value), 0.5))
-            and not _moving(traces, running.ok)
-        ):
-            break
-        if running.seconds + 2 * spent > seconds or traces["delta"].size > 2**25:
-            break
-    settings = {
-        "sampler": "HMC",
-        "step_size": float(np.median(traces["step_size"][..., -1])),
-        "leapfrogs": int(sampler.leapfrogs),
-        "jitter": sampler.jitter,
-        "target": sampler.target,
-        "chains": running.job.schedule.chains,
-        "burn_in": burn_in,
-        "draws": running.draws,
-    }
-    return _Drawn(running, traces, np.zeros((2, len(cells))), settings)
-
-
-def _lengthened(running: Chains, sampler: HMC, seconds: float) -> HMC:
-    """The sampler with trajectories of the length whose mean squared jump is largest for each gradient.
-
-    Trials on the running chains go on, upwards or downwards, while they improve. Soft directions make nearly all of the
-    jump, and they are the ones that chains are slow in.
-    """
-    scores: dict[int, float] = {}
-    where, way, before = MIDDLE, 1, running.seconds
-    while 0 <= where < len(LEAPFROGS) and running.seconds - before < seconds:
-        length = LEAPFROGS[where]
-        seen = running.go(TRY, dataclasses.replace(sampler, leapfrogs=length))
-        jump = np.where(running.ok[..., None], seen["jump"], 0.0)[:, :, 1:].mean()
-        scores[length] = float(jump) / (length + 2)
-        if scores[length] < max(scores.values()):
-            if way < 0 or len(scores) > 2:
-                break
-            way, where = -1, MIDDLE
-        where += way
-    return dataclasses.replace(sampler, leapfrogs=max(scores, key=lambda length: scores[length]))
-
-
-def _rhat(traces: dict[str, np.ndarray], ok: np.ndarray) -> np.ndarray:
-    """R-hat of the loss, of some 500 draws a chain [cells]; not of the distance, which flat directions fill slowly."""
-    thin = max(1, traces["delta"].shape[2] // 500)
-    return diagnostics.rhat(np.where(ok[..., None], traces["delta"], 0)[:, :, ::thin], ok=ok)
-
-
-def _moving(traces: dict[str, np.ndarray], ok: np.ndarray) -> bool:
-    return bool(np.any(np.abs(_drift(traces["square"], ok)) > 3))
-
-
-def _drift(values: np.ndarray, ok: np.ndarray) -> np.ndarray:
-    """z of the mean of the second half of the draws against the first, chains as replicates [cells]."""
-    half = values.shape[2] // 2
-    change = np.where(ok, values[:, :, half:].mean(2) - values[:, :, :half].mean(2), np.nan)
-    count = ok.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        z = np.nanmean(change, 1) / (np.nanstd(change, 1, ddof=1) / np.sqrt(count))
-    return np.where(np.isfinite(z), z, 0.0)
-
-
-def _unadjusted(
-    running: Chains, sampler: BAOAB, cells: list[Cell], found: Curvature, error: float, seconds: float
-) -> _Drawn:
-    """By BAOAB on minibatches at a step and at half of it: draws of the second, extrapolated linearly from both."""
-    nbeta = _nbeta(cells)
-    unit = 1 + cells[0].gamma + nbeta
-    share = float(np.min(unit / (1 + cells[0].gamma + nbeta * max(found.highest, 0.0))))
-    sampler = dataclasses.replace(sampler, step_size=0.1 * share, friction=0.3)
-    for _ in range(8):
-        running.go(SETTLE, sampler)
-        if running.ok.all():
-            break
-        sampler = dataclasses.replace(sampler, step_size=sampler.step_size / 4)
-        running = running.again()
-    halves: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
-    burn_in = running.draws
-    for number, step in enumerate((sampler.step_size, sampler.step_size / 2)):
-        sampler = dataclasses.replace(sampler, step_size=step)
-        parts = list[dict[str, np.ndarray]]()
-        until = running.seconds + seconds * (1 + number) / 3
-        while True:
-            parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))
-            traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
-            traces = {name: values[:, :, values.shape[2] // 4 :] for name, values in traces.items()}
-            mean = diagnostics.mean(traces["delta"], ok=running.ok)
-            value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
-            wanted = error * np.maximum(np.abs(value), 0.5) / (3 - number)
-            if np.all(stderr <= wanted) and not _moving(traces, running.ok):
-                break
-            if running.seconds > until or traces["delta"].size > 2**25:
-                break
-        halves.append((value, stderr, traces))
-    (whole, whole_error, _), (half, _, traces) = halves
-    correction = np.stack([half - whole, np.hypot(whole_error, (half - whole) / 4)])
-    settings = {
-        "sampler": "BAOAB",
-        "step_size": float(sampler.step_size),
-        "friction": float(sampler.friction),
-        "batch_size": sampler.batch_size,
-        "chains": running.job.schedule.chains,
-        "burn_in": burn_in,
-        "draws": running.draws,
-    }
-    return _Drawn(running, traces, correction, settings)
-
-
-def _report(drawn: _Drawn, cells: list[Cell], n: int, found: Curvature, seconds: float) -> Llc:
+def _report(drawn: Drawn, cells: list[Cell], n: int, found: Curvature, seconds: float) -> Llc:
     """The result from the draws, and what is wrong with it."""
-    traces, ok, nbeta, gamma = drawn.traces, drawn.chains.ok, _nbeta(cells), cells[0].gamma
+    traces, ok, nbeta, gamma = drawn.traces, drawn.chains.ok, times(cells), cells[0].gamma
     delta, square = (np.where(ok[..., None], traces[name], 0.0).astype(np.float64) for name in ("delta", "square"))
     lowest = nbeta * np.where(ok[..., None], delta, np.inf).min((1, 2))
     left = ok & (nbeta[:, None] * delta.min(2) < -LEFT - 2 * found.slope[:, None])
@@ -405,9 +254,9 @@ def _report(drawn: _Drawn, cells: list[Cell], n: int, found: Curvature, seconds:
         gamma=gamma,
         loss=float(-np.asarray(drawn.chains.posteriors.reference, np.float64)[0][:n].mean()),
         ess=np.asarray(raw.ess),
-        rhat=_rhat(traces, ok),
+        rhat=rhat(traces, ok),
         acceptance=np.array([a[k].mean() for a, k in zip(acceptance, ok, strict=True)]),
-        drift=_drift(square, ok),
+        drift=drift(square, ok),
         lowest=np.fmin(lowest, 0),
         distance=np.sqrt(np.asarray(diagnostics.mean(square, ok=ok).value)),
         curvature=found,

@@ -1,0 +1,190 @@
+"""The rules by which `slt.llc` samples: trajectories, burn-in and chain length, exactly or on minibatches."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from slt import observables as watch
+from slt.cells import Cell
+from slt.estimators import diagnostics
+from slt.measure.chains import Chains
+from slt.measure.curvature import Curvature
+from slt.samplers.baoab import BAOAB
+from slt.samplers.mcmc import HMC
+from slt.typing import Params
+
+CHUNK = 128  # draws between two looks at the estimate
+SETTLE = 128  # draws in which the step size is found, before and again after the trajectory's length is
+TRY = 48  # draws of each trial of a trajectory's length
+LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
+MIDDLE = 2
+
+
+def squared_distance(posterior: Any, params: Params, info: Any) -> Array:
+    """|w - w*|^2 over free parameters."""
+    return jnp.square(watch.distance(posterior, params, info))
+
+
+@dataclass(frozen=True)
+class _Jump:
+    """|w - w_before|^2 of every draw; the position before is carried along."""
+
+    def init(self, posterior: Any) -> Any:
+        return posterior.centre_position
+
+    def update(self, posterior: Any, params: Params, info: Any, before: Any) -> tuple[Any, Array]:
+        now = posterior.position(params)
+        squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), now, before)
+        return now, sum(jax.tree.leaves(squares), start=jnp.zeros(()))
+
+
+WATCHED = {
+    "jump": watch.Observable(_Jump().init, _Jump().update, folds=True),
+    "delta": watch.trace(watch.loss),
+    "square": watch.trace(squared_distance),
+    "acceptance": watch.trace(watch.acceptance),
+    "step_size": watch.trace(watch.diagnostic("step_size")),
+}
+
+
+def times(cells: list[Cell]) -> np.ndarray:
+    """n beta of each cell."""
+    return np.array([cell.n * cell.beta for cell in cells])
+
+
+class Drawn(NamedTuple):
+    """traces [cells, chains, draws] after burn-in; correction [2, cells]: for the step's bias, and its error."""
+
+    chains: Chains
+    traces: dict[str, np.ndarray]
+    correction: np.ndarray
+    settings: dict[str, Any]
+
+
+def adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, seconds: float) -> Drawn:
+    """By HMC, which has no bias."""
+    nbeta = times(cells)
+    running.go(SETTLE, sampler, adapt=True)
+    sampler = _lengthened(running, sampler, seconds / 5)
+    running.go(SETTLE, sampler, adapt=True)
+    burn_in, parts = running.draws, list[dict[str, np.ndarray]]()
+    while True:
+        before = time.perf_counter()
+        parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))  # each look doubles the draws
+        spent = time.perf_counter() - before
+        traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
+        traces = {name: values[:, :, values.shape[2] // 5 :] for name, values in traces.items()}
+        mean = diagnostics.mean(traces["delta"], ok=running.ok)
+        value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
+        if (
+            len(parts) > 1
+            and np.all(stderr <= error * np.maximum(np.abs(value), 0.5))
+            and not _moving(traces, running.ok)
+        ):
+            break
+        if running.seconds + 2 * spent > seconds or traces["delta"].size > 2**25:
+            break
+    settings = {
+        "sampler": "HMC",
+        "step_size": float(np.median(traces["step_size"][..., -1])),
+        "leapfrogs": int(sampler.leapfrogs),
+        "jitter": sampler.jitter,
+        "target": sampler.target,
+        "chains": running.job.schedule.chains,
+        "burn_in": burn_in,
+        "draws": running.draws,
+    }
+    return Drawn(running, traces, np.zeros((2, len(cells))), settings)
+
+
+def _lengthened(running: Chains, sampler: HMC, seconds: float) -> HMC:
+    """The sampler with trajectories of the length whose mean squared jump is largest for each gradient.
+
+    Trials on the running chains go on, upwards or downwards, while they improve. Soft directions make nearly all of the
+    jump, and they are the ones that chains are slow in.
+    """
+    scores: dict[int, float] = {}
+    where, way, before = MIDDLE, 1, running.seconds
+    while 0 <= where < len(LEAPFROGS) and running.seconds - before < seconds:
+        length = LEAPFROGS[where]
+        seen = running.go(TRY, dataclasses.replace(sampler, leapfrogs=length))
+        jump = np.where(running.ok[..., None], seen["jump"], 0.0)[:, :, 1:].mean()
+        scores[length] = float(jump) / (length + 2)
+        if scores[length] < max(scores.values()):
+            if way < 0 or len(scores) > 2:
+                break
+            way, where = -1, MIDDLE
+        where += way
+    return dataclasses.replace(sampler, leapfrogs=max(scores, key=lambda length: scores[length]))
+
+
+def rhat(traces: dict[str, np.ndarray], ok: np.ndarray) -> np.ndarray:
+    """R-hat of the loss, of some 500 draws a chain [cells]; not of the distance, which flat directions fill slowly."""
+    thin = max(1, traces["delta"].shape[2] // 500)
+    return diagnostics.rhat(np.where(ok[..., None], traces["delta"], 0)[:, :, ::thin], ok=ok)
+
+
+def _moving(traces: dict[str, np.ndarray], ok: np.ndarray) -> bool:
+    return bool(np.any(np.abs(drift(traces["square"], ok)) > 3))
+
+
+def drift(values: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """z of the mean of the second half of the draws against the first, chains as replicates [cells]."""
+    half = values.shape[2] // 2
+    change = np.where(ok, values[:, :, half:].mean(2) - values[:, :, :half].mean(2), np.nan)
+    count = ok.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = np.nanmean(change, 1) / (np.nanstd(change, 1, ddof=1) / np.sqrt(count))
+    return np.where(np.isfinite(z), z, 0.0)
+
+
+def unadjusted(
+    running: Chains, sampler: BAOAB, cells: list[Cell], found: Curvature, error: float, seconds: float
+) -> Drawn:
+    """By BAOAB on minibatches at a step and at half of it: draws of the second, extrapolated linearly from both."""
+    nbeta = times(cells)
+    unit = 1 + cells[0].gamma + nbeta
+    share = float(np.min(unit / (1 + cells[0].gamma + nbeta * max(found.highest, 0.0))))
+    sampler = dataclasses.replace(sampler, step_size=0.1 * share, friction=0.3)
+    for _ in range(8):
+        running.go(SETTLE, sampler)
+        if running.ok.all():
+            break
+        sampler = dataclasses.replace(sampler, step_size=sampler.step_size / 4)
+        running = running.again()
+    halves: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
+    burn_in = running.draws
+    for number, step in enumerate((sampler.step_size, sampler.step_size / 2)):
+        sampler = dataclasses.replace(sampler, step_size=step)
+        parts = list[dict[str, np.ndarray]]()
+        until = running.seconds + seconds * (1 + number) / 3
+        while True:
+            parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))
+            traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
+            traces = {name: values[:, :, values.shape[2] // 4 :] for name, values in traces.items()}
+            mean = diagnostics.mean(traces["delta"], ok=running.ok)
+            value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
+            wanted = error * np.maximum(np.abs(value), 0.5) / (3 - number)
+            if np.all(stderr <= wanted) and not _moving(traces, running.ok):
+                break
+            if running.seconds > until or traces["delta"].size > 2**25:
+                break
+        halves.append((value, stderr, traces))
+    (whole, whole_error, _), (half, _, traces) = halves
+    correction = np.stack([half - whole, np.hypot(whole_error, (half - whole) / 4)])
+    settings = {
+        "sampler": "BAOAB",
+        "step_size": float(sampler.step_size),
+        "friction": float(sampler.friction),
+        "batch_size": sampler.batch_size,
+        "chains": running.job.schedule.chains,
+        "burn_in": burn_in,
+        "draws": running.draws,
+    }
+    return Drawn(running, traces, correction, settings)
