@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from slt.cells import Cell, grid
     from slt.drivers import sweep
     from slt.engine import Schedule, Start, prepare, run
+    from slt.measure.barrier import barrier
+    from slt.measure.criteria import criteria
+    from slt.measure.free_energy import free_energy
     from slt.measure.llc import llc
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
@@ -43,7 +46,10 @@ __all__ = [
     "Truth",
     "Uniform",
     "__version__",
+    "barrier",
     "compare",
+    "criteria",
+    "free_energy",
     "from_linen",
     "from_nnx",
     "from_numpyro",
@@ -80,7 +86,10 @@ _HOME = {
     "Status": "typing",
     "Truth": "model",
     "Uniform": "priors",
+    "barrier": "measure.barrier",
     "compare": "results",
+    "criteria": "measure.criteria",
+    "free_energy": "measure.free_energy",
     "from_linen": "adapters",
     "from_nnx": "adapters",
     "from_numpyro": "adapters",

@@ -226,9 +226,9 @@ class HMC(Adjusted):
     """Hamiltonian Monte Carlo with a fixed number of leapfrogs and a step jittered per trajectory. Exact.
 
     leapfrogs: gradients a draw; another number recompiles nothing. jitter: each trajectory's step is uniform within
-      this share of the tuned one, so that no direction's period resonates with the trajectory. diagonal: learn a diagonal
-      metric in burn-in, in rounds of doubling length from 64 draws on; a parameter's mass is then one over its variance in
-      the last full round.
+      this share of the tuned one, so that no direction's period resonates with the trajectory. diagonal: learn a
+      diagonal metric in burn-in, in rounds of doubling length from 64 draws on; a parameter's mass is then one over its
+      variance in the last full round.
     """
 
     leapfrogs: int = 10
