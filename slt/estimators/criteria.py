@@ -157,9 +157,10 @@ def loo(
     """PSIS leave-one-out loss per sample (Vehtari, Gelman and Gabry 2017), by ArviZ, of l_i at every draw.
 
     Each sample's ratios 1/p(z_i|w) have their tail smoothed by a generalised Pareto; relative_ess (effective draws over
-    draws) sets its length. The Monte Carlo error is the delta method's, smoothed weights w taken as given: the sum's
-    influence of draw s, sum_i w_is (p_is/P_i - 1), averaged with its autocorrelation and spread of chains. At beta != 1
-    refused unless forced.
+    draws) sets its length. pareto_k is -inf where the ratios are bounded by an atom, as of a sample that no parameter
+    moves. The Monte Carlo error is the delta method's, smoothed weights w taken
+    as given: the sum's influence of draw s, sum_i w_is (p_is/P_i - 1), averaged with its autocorrelation and spread of
+    chains. At beta != 1 refused unless forced.
     """
     if beta != 1 and not force:
         raise InputError("beta", beta, "LOO reweights the posterior at beta = 1: sample that, or pass force=True")
@@ -185,13 +186,17 @@ def _arviz() -> Any:
 
 
 def _smoothed(terms: Float[np.ndarray, " draws"], relative_ess: float) -> tuple[Float[np.ndarray, " draws"], float]:
-    """Normalised log weights of 1/p and the tail's k: -inf where the least p is an atom that fills the tail."""
-    length = int(min(len(terms) / 5, 3 * np.sqrt(len(terms) / relative_ess)))
-    if np.ptp(np.partition(terms, length)[:length]) == 0:
-        # ArviZ fits no Pareto to equal values: of a sample that no parameter, or only a unit now dead, moves
-        return -terms - logsumexp(-terms), -np.inf
-    with np.errstate(divide="ignore", invalid="ignore"):  # many equal values at the tail's edge: k is NaN
-        weights, k = _arviz().psislw(terms, r_eff=relative_ess)
+    """Normalised log weights of 1/p and the tail's k, the tail beginning beyond an atom that stands at its edge."""
+    draws = len(terms)
+    length = int(min(draws / 5, 3 * np.sqrt(draws / relative_ess)))
+    ordered = np.sort(terms)
+    if ordered[length - int(length / 4 + 0.5)] == ordered[length]:
+        # The law of l_i has atoms where a unit is dead; ArviZ cannot fit a Pareto to a tail whose first quarter is one
+        length = int(np.searchsorted(ordered, ordered[length]))
+        if length < 5:
+            return -terms - np.asarray(logsumexp(-terms)), -np.inf
+        relative_ess = 9 * draws / (length + 0.5) ** 2
+    weights, k = _arviz().psislw(terms, r_eff=relative_ess)
     return weights, float(k)
 
 

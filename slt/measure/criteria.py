@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import jax
 import numpy as np
 
 from slt.cells import Cell, beta_value
@@ -23,6 +24,7 @@ from slt.samplers import HMC
 from slt.samplers.base import Sampler
 from slt.typing import Batch, Estimate, InputError, Params
 
+LOO_NUMBERS = 2**28  # of 4 bytes each, draws x samples
 WHICH = ("waic", "wbic", "loo")
 SAMPLER = HMC(diagonal=True, jitter=0.9)  # trajectories of all lengths: half again the effective draws of jitter .2
 
@@ -65,7 +67,7 @@ class Criteria:
     high_variance: tuple[int, ...]
     """Samples whose variance is above 0.4."""
     high_pareto_k: tuple[int, ...]
-    """Samples whose Pareto k is above 0.7, or could not be fitted."""
+    """Samples whose Pareto k is above 0.7."""
     ess: float
     """Effective draws, of the mean of L_n(w)."""
     rhat: float
@@ -111,7 +113,7 @@ def criteria(
     which: of "waic", "wbic", "loo"; losses, V_n and nu come in any case. WBIC has its own posterior, one more cell of
       the same program. For PSIS-LOO about loo_draws x n numbers are kept, of thinned draws.
     sampler: default HMC with a diagonal metric. schedule: default 32 chains of 500 draws of burn-in and 1000 to 10,000
-      more, the more the fewer the samples.
+      more, the more the fewer samples and parameters.
     start: default every other chain from the prior, the others from the known optimum and basins in turn.
     centre: the reference w_ref whose log-likelihoods are subtracted; default the known optimum, or the best point of a
       pilot run, which then goes before the burn-in.
@@ -128,6 +130,9 @@ def criteria(
         raise InputError("data", n, "WBIC needs n >= 3, for 1/log n below 1: leave 'wbic' out of which=")
     if loo_draws < 100:
         raise InputError("loo_draws", loo_draws, "give at least 100: a Pareto is fitted to the tail of the draws")
+    if "loo" in which and n * loo_draws > LOO_NUMBERS:
+        cure = f"PSIS-LOO would keep {n * loo_draws:.2g} numbers: lower loo_draws, or leave 'loo' out of which="
+        raise InputError("loo_draws", loo_draws, cure)
     other = beta_value(wbic_beta, n) if "wbic" in which else 1.0
     wrong = undefined(model, sampler, n, beta, which=which, wbic_beta=other, gamma=gamma, restriction=restriction)
     if wrong and not force:
@@ -135,7 +140,7 @@ def criteria(
     drawn = isinstance(data, int)
     if test is None and drawn and not model.is_potential:
         test = max(n, 1024)
-    schedule = _schedule(n, 0 if test is None else size(test, "test")) if schedule is None else schedule
+    schedule = _schedule(model, n, 0 if test is None else size(test, "test")) if schedule is None else schedule
     check_numbers(schedule, beta=beta, wbic_beta=other)
     cells = [Cell(n, float(beta), gamma, seed if drawn else 0)]
     if "wbic" in which:
@@ -152,8 +157,11 @@ def criteria(
     return _summary(seen, truth, at_optimum, which, force, [f"forced: {error}" for error in wrong])
 
 
-def _schedule(n: int, test: int) -> Schedule:
-    kept = min(max(int(8e5 / (n + test / 30)), 1000), 10000)  # a draw costs ten gradients of n, and one pass of test
+def _schedule(model: Model, n: int, test: int) -> Schedule:
+    shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shape))
+    # a draw costs ten gradients of n samples, and one pass over the test samples
+    kept = min(max(int(1.6e6 / (parameters * (n + test / 30))), 1000), 10000)
     return Schedule(draws=500 + kept, chains=32, burn_in=500)
 
 
@@ -216,7 +224,7 @@ def _summary(
         terms["loo"], terms["pareto_k"] = loo.pointwise - seen.reference, loo.pareto_k
         found["loo"] = Estimate(terms["loo"].mean(), loo.estimate.stderr)
         data_stderr["loo"] = float(terms["loo"].std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
-        bad_k = tuple(np.flatnonzero(~(loo.pareto_k <= HIGH_PARETO_K)).tolist())
+        bad_k = tuple(np.flatnonzero(loo.pareto_k > HIGH_PARETO_K).tolist())
     if "wbic" in which:
         other = cells[1]
         gibbs = _gibbs(other)

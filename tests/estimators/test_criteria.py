@@ -120,16 +120,20 @@ def test_errors_of_loo_cover(chains, draws, rho):
     assert_coverage(estimate, EXACT.loo, least=0.88, most=0.99, far=0.02, what="LOO")
 
 
-def test_loo_of_a_sample_that_no_parameter_moves():
-    """Equal terms have no tail to fit; terms that many draws share at their least have one of an atom."""
-    rng = np.random.default_rng(7)
-    terms = drawn(rng, 4, 250)
+def test_loo_of_samples_whose_terms_have_atoms():
+    """A sample that no parameter moves; one whose tail is an atom; one with an atom at the tail's edge."""
+    terms = drawn(np.random.default_rng(7), 4, 250)
+    plain = criteria.loo(terms)
     terms[:, :, 0] = -1.3
-    terms[:, :, 1] = np.maximum(terms[:, :, 1], np.median(terms[:, :, 1]))
+    low, edge = terms[:, :, 1], terms[:, :, 2]
+    low[:] = np.maximum(low, np.median(low))
+    order = np.sort(edge, axis=None)
+    edge[(edge > order[60]) & (edge < order[160])] = order[60]  # the tail has 94
     loo = criteria.loo(terms)
     assert loo.pointwise[0] == pytest.approx(1.3)
     assert (loo.pareto_k[:2] == -np.inf).all()
-    assert np.isfinite(loo.pointwise).all()
+    assert np.isfinite(loo.pareto_k[2:]).all()
+    assert abs(loo.pointwise[2] - plain.pointwise[2]) < 0.05
     assert np.isfinite(loo.estimate.stderr)
 
 
