@@ -118,6 +118,15 @@ def _log_sum_of_others(values: PerChain) -> PerChain:
     return np.logaddexp(before, after)
 
 
+def chains_disagree(folded: Folded) -> float:
+    """R-hat of the predictions: sqrt(1 + sum_i Var over chains of E[l_i] / sum_i Var inside chains of l_i).
+
+    Chains in modes of one loss but of different predictions pass the R-hat of the loss and not this one.
+    """
+    within, between = float(folded.variance.mean(0).sum()), float(folded.mean.var(0, ddof=1).sum())
+    return float(np.sqrt(1 + between / within)) if within > 0 else (1.0 if between == 0 else float("inf"))
+
+
 def over_chains(values: Float[np.ndarray, "chain *rest"]) -> Estimate:
     """The mean of one value a chain, with the error of their spread, by the rule of `diagnostics.mean` for few."""
     found = diagnostics.mean(np.moveaxis(np.asarray(values, dtype=np.float64), 0, -1)[..., None])

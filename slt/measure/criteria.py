@@ -71,7 +71,7 @@ class Criteria:
     ess: float
     """Effective draws, of the mean of L_n(w)."""
     rhat: float
-    """R-hat of L_n(w)."""
+    """R-hat, the larger of that of L_n(w) and that of the predictions of all samples."""
     draws: int
     """Draws that count, of all chains together."""
     warnings: tuple[str, ...]
@@ -206,7 +206,7 @@ def _summary(
     pseudo = away._replace(log_predictive=away.log_predictive + seen.reference, mean=away.mean + seen.reference)
     training, variance = estimators.training_loss(pseudo), estimators.functional_variance(pseudo)
     ess = float(np.asarray(diagnostics.mean(seen.delta).ess))
-    rhats = [float(diagnostics.rhat(cell.delta)) for cell in cells]
+    rhats = [max(float(diagnostics.rhat(cell.delta)), estimators.chains_disagree(cell.train)) for cell in cells]
     data_stderr = {
         "bayes_training_loss": training.data_stderr,
         "gibbs_training_loss": estimators.summed(pseudo.mean, -1 / n).data_stderr,
@@ -291,7 +291,7 @@ def _doubts(
             found.append(f"{name} is doubtful: {len(bad)} of {cells[0].n} samples have {threshold} ({listed})")
     for cell, rhat in zip(cells, rhats, strict=True):
         if not rhat <= 1.05:
-            place = f"R-hat of L_n is {rhat:.3f} at beta = {cell.beta:.3g}"
+            place = f"R-hat is {rhat:.3f} at beta = {cell.beta:.3g}"
             found.append(f"chains disagree: {place}; raise schedule.draws, or look for several modes")
         if cell.broken:
             found.append(f"{cell.broken} chains at beta = {cell.beta:.3g} were left out: {cell.sentence}")

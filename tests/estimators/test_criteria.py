@@ -63,6 +63,15 @@ def test_errors_cover(chains, draws, rho, stuck):
         assert_coverage(estimate, exact[i], least=0.91, most=0.99, far=0.02, what=name)
 
 
+def test_chains_that_predict_differently_are_seen():
+    rng = np.random.default_rng(11)
+    assert criteria.chains_disagree(folded(drawn(rng, 16, 500, 0.5))) < 1.01
+    assert criteria.chains_disagree(folded(drawn(rng, 16, 500, 0.5, stuck=0.5))) > 1.1
+    still = np.ones((4, 6))
+    assert criteria.chains_disagree(Folded(still, still, 0 * still)) == 1
+    assert criteria.chains_disagree(Folded(still, still * np.arange(4)[:, None], 0 * still)) == np.inf
+
+
 def test_few_draws_leave_no_bias_of_first_order():
     """log E[p] and variances of few draws are biased by a share 1/draws; the jackknife takes that out."""
     rng = np.random.default_rng(2)

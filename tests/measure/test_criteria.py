@@ -9,13 +9,13 @@ import pytest
 from stats import assert_close, assert_coverage
 
 from slt import samplers
-from slt.engine import Schedule
+from slt.engine import Schedule, Start
 from slt.engine.program import programs
 from slt.measure import predictive
 from slt.measure.criteria import Criteria, criteria
 from slt.measure.equations_of_state import equations_of_state
 from slt.model import Model, potential
-from slt.models import tanh
+from slt.models import superposition, tanh
 from slt.models.linear_regression import EXAMPLE_DESIGN, LinearRegression, example
 from slt.posterior import Restriction
 from slt.priors import Normal
@@ -167,7 +167,8 @@ def test_refusals_name_what_is_wrong():
         (B3, {"which": ("dic",)}, r"which = 'dic': known are waic, wbic, loo"),
         (B3, {"beta": -1.0, "which": ()}, r"beta = -1.0: give a positive number"),
         (B3, {"schedule": Schedule(draws=100, chains=2)}, r"schedule.chains = 2: errors are the chains' spread"),
-        (B3, {"loo_draws": 0}, "loo_draws"),
+        (B3, {"loo_draws": 0}, "loo_draws = 0"),
+        (B3, {"loo_draws": 2**26}, "PSIS-LOO would keep 5.4e\\+08 numbers"),
         (B3, {"test": 0}, "test = 0"),
     ):
         before = programs["begin"]
@@ -313,6 +314,41 @@ def test_broken_chains_are_left_out_by_name():
     assert 4 * 400 <= found.draws < 16 * 400
     exact = linear_regression(*(np.asarray(part, float) for part in example()))
     assert_close(found.bayes_training_loss, exact.training_loss, 0.01)
+
+
+@dataclass(frozen=True)
+class Folded(Unknown):
+    """y = |w . x| + noise with far less overlap of the modes w and -w than chains cross; all predict alike."""
+
+    shift: float = 0.0
+
+    def log_likelihood(self, params, batch):
+        return -8 * jnp.square(
+            batch["y"] - jnp.abs(batch["x"] @ params) - self.shift * jnp.sign(params[0]) * batch["z"]
+        )
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_modes_of_one_loss(shift):
+    """Chains in two modes that no chain leaves: harmless where both predict alike, and said where they do not."""
+    rng = np.random.default_rng(6)
+    x, noise = np.abs(rng.standard_normal((30, 2))) + 0.5, 0.3 * rng.standard_normal(30)
+    x, noise, z = np.tile(x, (2, 1)), np.tile(noise, 2), np.repeat([1.0, -1.0], 30)  # z tells the modes' losses nothing
+    data = {"x": x, "y": x @ [2.0, 1.0] + noise, "z": z}
+    data = {name: jnp.asarray(value, jnp.float32) for name, value in data.items()}
+    start = Start(jnp.array([[2.0, 1.0], [-2.0, -1.0]]), jnp.array([False, False]))
+    found = criteria(Folded(shift=shift), data, which=("waic",), schedule=SHORT, start=start)
+    assert any("chains disagree" in warning for warning in found.warnings) == bool(shift)
+
+
+@pytest.mark.statistics
+def test_superposition():
+    """A truth that computes, 18 parameters, dead units, several basins to start in."""
+    found = criteria(superposition.make(), 100, schedule=LONGER)
+    assert found.gibbs_generalisation_error.value > found.bayes_generalisation_error.value > 0
+    both = np.hypot(found.waic.stderr, found.loo.stderr)
+    assert abs(found.waic.value - found.loo.value) < 4 * both + 0.05 * found.functional_variance.value / 100
 
 
 @pytest.mark.statistics
