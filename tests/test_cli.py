@@ -334,6 +334,20 @@ def test_a_broken_chain_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert np.isfinite(delta[status == 0]).all()
 
 
+def test_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both basins' coefficient at w* = the truth's optimum, at two t, as JSON and as a table."""
+    words = ["calibrate", "two_basins/demo", "grid.t=[100,1000]", "--seconds", "2", "--error", "0.02"]
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["t"] for one in found] == [100, 1000]
+    for one in found:  # a quadratic of curvature 40, whose box ends 1 away
+        assert abs(one["llc"] - 0.5) < 4 * one["stderr"] < 0.04
+        assert one["healthy"]
+        assert one["settings"]["sampler"] == "HMC"
+    assert cli.main(["calibrate", "two_basins/demo", "grid.t=[-1]"]) == 2
+    assert "grid.t" in capsys.readouterr().err
+
+
 @pytest.mark.standard_promotion  # L-BFGS of optax needs it in double precision
 def test_double_precision(tmp_path: Path) -> None:
     made = config.compose(str(TINY), ["x64=true", "schedule.draws=32", "grid.beta=1", "~parts.wells"])

@@ -113,6 +113,8 @@ def _small(words: list[str]) -> list[str]:
             drivers.parts(config.compose(rest[0], [word for word in rest[1:] if re.match(r"[\w.]+=", word)]))
             rest[0] = "small.yaml"
         return [command, *rest, "--smoke", "--quiet"]
+    if command == "calibrate":
+        return [*words, "--seconds", "1", "--error", "0.1"]
     if command == "extend":
         return [command, *(re.sub(r"draws=\d+", "draws=18", word) for word in rest), "--quiet"]
     return words
