@@ -85,12 +85,12 @@ def free_energy(
     """
     budget = Budget() if budget is None else budget
     budget.check()
-    key = jax.random.key(0) if key is None else key
     unknown = [name for name in routes if name not in ROUTES]
     if unknown or not routes:
         raise InputError("routes", list(routes), f"choose from {', '.join(ROUTES)}")
     of = target.make(model, data, n, seeds)
     asked = _asked(of, t, beta)
+    key = target.own_key(of, jax.random.key(0) if key is None else key)
     parts = None if phases is None or phases is False else regions.known(of, phases)
     return _Measurement(of, asked, tuple(routes), tuple(seeds), budget, key, parts).report()
 
@@ -123,7 +123,7 @@ def phase_free_energies(
     budget = Budget() if budget is None else budget
     budget.check()
     of = target.make(model, data, n, seeds)
-    key = jax.random.key(0) if key is None else key
+    key = target.own_key(of, jax.random.key(0) if key is None else key)
     return regions.measure(of, _asked(of, t, beta), phases, key, points=seeds, budget=budget)
 
 

@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import truth
-from stats import assert_close
+from stats import assert_close, z_scores
 
 from slt.measure.free_energy import Budget, free_energy
 from slt.model import potential
-from slt.models import linear_regression, two_basins
-from slt.priors import Flat, Uniform
-from slt.theory import exact
+from slt.models import linear_regression, normal_crossing, power_law, sums_of_squares, superposition, two_basins
+from slt.priors import Flat, Normal, Uniform
+from slt.theory import exact, factorisation
 from slt.typing import InputError
 
 SMALL = Budget(stderr=0.1, rounds=1, particles=128, runs=8, points=128, nests=8, ladders=8, draws=300)
@@ -77,6 +77,40 @@ def test_an_improper_prior_has_no_free_energy():
         free_energy(linear_regression.make())
 
 
+T = np.array([10.0, 100.0, 1000.0, 10_000.0])
+
+
+def known_potentials():
+    """All potentials of science.md B1, B2 and B4, with F at T in closed form or by quadrature."""
+    yield "squares", sums_of_squares.make(4), exact.gaussian_squares(T, 4)
+    for k in (2, 3):
+        yield f"x^{2 * k}", potential(lambda w, k=k: w[0] ** (2 * k), 1, Uniform(-1.0, 1.0)), exact.monomial(T, k)
+    for d in (2, 3):
+        yield f"crossing {d}", normal_crossing.make((1,) * d), exact.normal_crossing(T, d)
+    yield "x^2 y", normal_crossing.make((2, 1)), exact.crossing(T, [2, 1])
+    yield "two basins", two_basins.make(), exact.two_basins(T)
+    for depth in (2, 3):
+        for s in (0.0, 0.1, 1.0):
+            model = normal_crossing.make((1,) * depth, s=s, prior=Normal())
+            yield f"chain {depth}, {s}", model, factorisation.scalar_chain(T, depth, s)
+
+
+@pytest.mark.statistics
+def test_known_potentials():
+    """Every route: |z| at most 4; the best value: standard error at most 0.05; RMS z of all between 0.7 and 1.3."""
+    z = {}
+    for name, model, curve in known_potentials():
+        report = free_energy(model, T)
+        assert report.ok, (name, report.verdict)
+        assert_close(report.best, curve.free_energy, max_stderr=0.05, what=name)
+        for route, estimate in {**report.routes, "best": report.best}.items():
+            assert_close(estimate, curve.free_energy, max_stderr=0.08, what=f"{name}, {route}")
+            z.setdefault(route, []).append(z_scores(estimate, curve.free_energy))
+        assert_close(report.lam, curve.lam, max_stderr=0.2, what=f"{name}, lam(t)")
+    for route, scores in z.items():
+        assert 0.7 < np.sqrt(np.mean(np.square(scores))) < 1.3, route
+
+
 @pytest.mark.statistics
 def test_two_basins():
     t = [10.0, 100.0, 300.0, 1000.0, 10_000.0]
@@ -104,3 +138,65 @@ def test_first_order_trap(d):
     seen = free_energy(case.model(), t=[case.t], routes=thermal, seeds=(case.seed,), key=jax.random.key(4))
     for estimate in seen.routes.values():
         assert abs(estimate.value[0] - case.free_energy) < 0.2
+
+
+@pytest.mark.statistics
+def test_trap_beyond_nested_sampling():
+    """d = 12, a pit in a bowl under N(0, I): blind and saying so unseeded, right with the seed."""
+    d, t, centre, steep = 12, 200.0, 0.5, 2e4
+    pit = d / 2 * np.log(1 + steep) + d / 2 * centre**2 * steep / (1 + steep)
+    depth = (pit + np.log(9.0) - d / 2 * np.log(1 + t)) / t  # of the bowl, so that the pit has 90 per cent
+    both = pit - np.log(10 / 9)
+
+    def k(w):
+        return jnp.minimum(depth + 0.5 * jnp.sum(jnp.square(w)), steep / 2 * jnp.sum(jnp.square(w - centre)) / t)
+
+    model = potential(k, d, Normal())
+    blind = free_energy(model, [t], budget=Budget(seconds=30))
+    assert abs(blind.best.value[0] - both - np.log(10)) < 0.2
+    assert "could not have been seen" in blind.verdict[-1]
+    seen = free_energy(model, [t], seeds=(jnp.full(d, centre),), budget=Budget(seconds=30))
+    for name, estimate in seen.routes.items():
+        assert abs(estimate.value[0] - both) < 0.2, name
+
+
+@pytest.mark.statistics
+def test_evidence_of_the_regression_by_sampling():
+    report = free_energy(
+        linear_regression.make(), data=linear_regression.example(), budget=Budget(stderr=0.006, seconds=60)
+    )
+    for name, estimate in report.routes.items():
+        assert abs(estimate.value[0] - truth.REGRESSION["evidence"]) < 0.02 + 2 * estimate.stderr[0], name
+    assert abs(report.best.value[0] - truth.REGRESSION["evidence"]) < 0.02
+
+
+@pytest.mark.statistics
+def test_superposition_by_particles_and_by_integration():
+    """F of the population posterior at c = 6: the routes within 0.1 nats of one another, errors below 0.05."""
+    t = [10.0, 30.0, 100.0, 300.0, 1000.0]
+    report = free_energy(
+        superposition.population(6),
+        t,
+        routes=("thermodynamic", "mbar", "smc", "persistent"),
+        budget=Budget(stderr=0.025, seconds=400),
+    )
+    for a in ("thermodynamic", "mbar"):
+        for b in ("smc", "persistent"):
+            gap = report.routes[a].value - report.routes[b].value
+            assert (np.abs(gap) < 0.1).all(), (a, b, gap)
+    assert report.ok, report.verdict
+
+
+@pytest.mark.statistics
+def test_power_law_factorisation():
+    """576 parameters: lam(t) within 1 per cent of the exact curve, which does not look like lambda log t."""
+    t = np.array([1.0, 10.0, 100.0, 1000.0, 10_000.0])
+    curve = factorisation.power_law(t, 64, 0.4)
+    report = free_energy(
+        power_law.make(),
+        t,
+        routes=("thermodynamic", "mbar", "smc"),
+        budget=Budget(stderr=0.3, particles=128, runs=8, draws=600, rounds=2, seconds=240),
+    )
+    np.testing.assert_allclose(report.lam.value, curve.lam, rtol=0.01)
+    assert_close(report.best, curve.free_energy, max_stderr=2.0)

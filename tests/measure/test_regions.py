@@ -37,6 +37,7 @@ def test_both_basins():
     assert "U left of" in report.verdict[0]
 
 
+@pytest.mark.statistics
 def test_a_phase_that_the_prior_does_not_meet_is_measured_from_its_seed():
     """K = 2 |w - 7|^2 beyond w_1 = 6, prior mass 1e-9; F of that phase is a Gaussian integral, cut at 6."""
     t, centre = np.array([5.0, 20.0]), jnp.array([7.0, 0.0])
