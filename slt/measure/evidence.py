@@ -137,7 +137,7 @@ class Draws:
             self.nests += nested.run(
                 self.of.posterior, self.asked[-1], key, runs=self.budget.nests, points=self.budget.points
             )
-            return smc.averaged(np.array([each.log_z(self.asked) for each in self.nests]))
+            return nested.averaged(self.nests, self.asked)
 
         self._rounds(once)
         self.tables["nested"] = np.array([each.log_z(self.asked) for each in self.nests])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slt.estimators.free_energy import agree
-from slt.measure import regions, smc, target
+from slt.measure import nested, regions, smc, target
 from slt.measure import routes as by
 from slt.measure.evidence import Budget, Draws
 from slt.measure.regions import PhaseReport
@@ -212,9 +212,10 @@ class _Measurement:
                 self.of, seeds, self.asked, self.seed_key, runs=self.budget.runs, particles=self.budget.particles
             )
         for name, table in draws.tables.items():
-            self.found[name] = smc.averaged(table)
+            nests = name == "nested"
+            self.found[name] = nested.averaged(draws.nests, self.asked) if nests else smc.averaged(table)
             if seeds is not None:
-                shares = self._nested_shares(seeds) if name == "nested" else self._smc_shares(seeds)
+                shares = self._nested_shares(seeds) if nests else self._smc_shares(seeds)
                 self._add_seeds(name, lambda out, x=table: smc.averaged(x + np.log(np.maximum(out, 1e-300))), shares)
         for name, route in (("thermodynamic", by.integrated), ("mbar", by.reweighted)):
             if name not in self.names or draws.ladders is None:

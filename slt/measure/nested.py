@@ -10,6 +10,7 @@ here, but a basin is found only if its prior mass is at least about 1/n of what 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
+from slt.measure import smc
 from slt.measure.target import Vector, prior_draws, values
 from slt.posterior import Posterior
-from slt.typing import Key, Scalar
+from slt.typing import Estimate, Key, Scalar
 
 LARGEST = 8  # parameters; beyond, hit-and-run needs more moves than the thermal routes need gradients
 MOST_STEPS = 4000
@@ -41,6 +43,12 @@ class Run(NamedTuple):
         """log of E_prior[exp(-t (K - K(reference)))] at each t."""
         weights = self.log_mass - np.asarray(t, np.float64)[:, None] * self.delta
         return np.asarray(special.logsumexp(weights, axis=-1))
+
+    def mean(self, t: float) -> float:
+        """<K - K(reference)> at t."""
+        log_w = self.log_mass - t * self.delta
+        w = np.exp(log_w - log_w.max())
+        return float(w @ self.delta / w.sum())
 
     def share(self, t: float, inside: np.ndarray) -> float:
         """Posterior mass at t of the points in `inside`."""
@@ -146,3 +154,21 @@ def run(posterior: Posterior, t: float, key: Key, *, runs: int = 8, points: int 
     delta = np.concatenate([*(each.delta for each in gone), np.asarray(live.delta)], axis=1).astype(np.float64)
     mass = np.concatenate([np.repeat(masses, out), np.full(points, log_x - np.log(points))])
     return [Run(delta[r], mass, w[r], bool(ended[r])) for r in range(runs)]
+
+
+def averaged(runs: Sequence[Run], t: Any) -> Estimate:
+    """-log of the mean Z of independent runs at each t, as an Estimate [t] of F of K - K(reference).
+
+    The spread of a few runs is a noisy measure of their error, and the theory of one run gives another, sqrt(H/points)
+    with H = -t <K> - log Z the information (Skilling 2006), which knows nothing of basins missed: where the spread is
+    the smaller of the two their mean square counts.
+    """
+    t = np.asarray(t, np.float64)
+    log_z = np.array([run.log_z(t) for run in runs])
+    found = smc.averaged(log_z)
+    points = (runs[0].log_mass == runs[0].log_mass[-1]).sum()
+    levels = np.array([[run.mean(each) for each in t] for run in runs])
+    information = np.maximum(-t * levels - log_z, 0.0).mean(0)
+    theory = np.sqrt(information / (points * len(runs)))
+    spread = np.asarray(found.stderr)
+    return Estimate(found.value, np.maximum(spread, np.sqrt((np.square(spread) + np.square(theory)) / 2)))
