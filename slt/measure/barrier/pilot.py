@@ -139,33 +139,30 @@ def pilot(
     width = orders[1] - orders[0]
     softest, stiffest = (8 / width) ** 2, (1e6 / width) ** 2
     walkers = [_Walker(sign, softest, stiffest, at, softest) for sign, at in zip((1.0, -1.0), orders, strict=True)]
-    positions = jax.tree.map(lambda a, b: jnp.stack([jnp.broadcast_to(x, (CHAINS, *x.shape)) for x in (a, b)]), *ends)
+    positions = jax.tree.map(lambda *each: np.stack([np.broadcast_to(x, (CHAINS, *x.shape)) for x in each]), *ends)
     dtype = jnp.result_type(float)
-    steps = jnp.full(2, width / 8, dtype)
+    steps = np.full(2, width / 8, dtype)
     knots = jnp.asarray(np.broadcast_to(_flat_knots(), (2, 3, KNOTS)), dtype)
-    split = jax.vmap(lambda k: jax.random.split(k, CHAINS))
     for number in range(MOST_STAGES):
-        rows = [[w.centre, w.centre, w.centre, w.tilt, w.stiffness] for w in walkers]
-        bias = Bias(*jnp.asarray(np.array(rows).T, dtype), knots)
-        keys = split(jax.random.split(jax.random.fold_in(key, number), 2))
-        seen, moved, tuned = stage(sampler, posterior, bias, steps, positions, keys, burn_in=BURN_IN, draws=DRAWS)
-        host = np.asarray(seen, np.float64)
-        accepted = [not w.done and w.seen(host[:, i]) for i, w in enumerate(walkers)]
-        take = jnp.array(accepted)
-        positions = jax.tree.map(
-            lambda new, old, take=take: jnp.where(take.reshape(2, *[1] * (new.ndim - 1)), new, old), moved, positions
-        )
-        steps = jnp.where(take & jnp.isfinite(tuned) & (tuned > 0), tuned, steps)
-        kept = jax.tree.map(np.asarray, positions)
+        rows = np.array([[w.centre, w.tilt, w.stiffness] for w in walkers], dtype)
+        bias = Bias(rows[:, 0], rows[:, 0], rows[:, 0], rows[:, 1], rows[:, 2], knots)
+        one = jax.random.fold_in(key, number)
+        seen, moved, tuned = stage(sampler, posterior, bias, steps, positions, one, burn_in=BURN_IN, draws=DRAWS)
+        host, tuned = np.asarray(seen, np.float64), np.asarray(tuned)
+        positions, steps = jax.tree.map(np.copy, positions), steps.copy()
         for i, w in enumerate(walkers):
-            if accepted[i]:
-                w.positions.append(jax.tree.map(lambda leaf, i=i: leaf[i], kept))
+            if not w.done and w.seen(host[:, i]):
+                for old, new in zip(jax.tree.leaves(positions), jax.tree.leaves(moved), strict=True):
+                    old[i] = np.asarray(new)[i]
+                w.positions.append(jax.tree.map(lambda leaf, i=i: leaf[i].copy(), positions))
+                if np.isfinite(tuned[i]) and tuned[i] > 0:
+                    steps[i] = tuned[i]
         if all(not w.outward for w in walkers):
             goals = [walkers[1].means[walkers[1].begin], walkers[0].means[walkers[0].begin]]
             for w, goal in zip(walkers, goals, strict=True):
                 if not w.done and w.sign * (w.means[-1] - goal) >= 0:
                     w.done = w.arrived = True
-        if all(w.done for w in walkers):
+        if all(w.done for w in walkers) or any(w.done and not w.means for w in walkers):
             break
     for w, at in zip(walkers, orders, strict=True):
         if not w.means:

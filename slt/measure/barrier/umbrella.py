@@ -23,6 +23,25 @@ from slt.typing import Batch, Key, Params, Scalar
 Order = Callable[[Params], Scalar]
 
 
+@dataclass(frozen=True)
+class Projection:
+    """The order parameter (w - a).(b - a) / |b - a|^2: 0 at a, 1 at b. Equal by value: it recompiles nothing."""
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+
+    @staticmethod
+    def of(a: Params, b: Params) -> "Projection":
+        """From two points."""
+        flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(point)]) for point in (a, b)]
+        return Projection(tuple(flat[0].tolist()), tuple(flat[1].tolist()))
+
+    def __call__(self, params: Params) -> Scalar:
+        w = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
+        a, b = jnp.asarray(self.a, w.dtype), jnp.asarray(self.b, w.dtype)
+        return jnp.dot(w - a, b - a) / jnp.dot(b - a, b - a)
+
+
 class Bias(NamedTuple):
     """B(x) = -V(x) + tilt (x - centre) + stiffness/2 d(x)^2, d the distance of x from [low, high].
 
@@ -117,7 +136,7 @@ def _advance(sampler: Sampler, posterior: Posterior, bias: Bias, state: Any, key
 
 @functools.partial(jax.jit, static_argnames=("burn_in", "draws"), compiler_options=LONG)
 def stage(
-    sampler: Sampler, posterior: Posterior, bias: Bias, steps: Array, positions: Position, keys: Key,
+    sampler: Sampler, posterior: Posterior, bias: Bias, steps: Array, positions: Position, key: Key,
     *, burn_in: int, draws: int,
 ) -> tuple[Array, Position, Array]:  # fmt: skip
     """Chains [front, chain] of one window a front: (orders [draw, front, chain], positions, steps [front]).
@@ -129,6 +148,8 @@ def stage(
         return _stepping(sampler, step)(under(posterior, bias)).init(position, key)
 
     over = lambda fn, axes: jax.vmap(jax.vmap(fn, in_axes=axes))  # noqa: E731
+    fronts, chains = jax.tree.leaves(positions)[0].shape[:2]
+    keys = jax.random.split(key, (fronts, chains))
     first = jax.vmap(jax.vmap(lambda k: jax.random.fold_in(k, 2**31)))(keys)
     state = over(chain, (None, None, 0, 0))(bias, steps, positions, first)
 
@@ -170,7 +191,7 @@ def _produce(
     windows, replicates = steps.shape[0], jax.tree.leaves(positions)[0].shape[0]
     keys = jax.vmap(lambda k: jax.random.split(k, windows))(jax.random.split(jax.random.fold_in(key, 0), replicates))
     swap_key = jax.random.fold_in(key, 1)
-    axes = Bias(*[0] * 5, None)
+    axes = Bias(0, 0, 0, 0, 0, None)
 
     def begin(bias: Bias, step: Array, position: Position, key: Key) -> Any:
         return _stepping(sampler, step)(under(posterior, bias)).init(position, key)
@@ -190,7 +211,8 @@ def _produce(
     number_of = jnp.arange(windows)
 
     def spring(x: Array, k: Array) -> Array:
-        return energy(x, Bias(*(leaf[k] for leaf in bias[:5]), bias.knots))
+        low, high, centre, tilt, stiffness = (leaf[k] for leaf in bias[:5])
+        return energy(x, Bias(low, high, centre, tilt, stiffness, bias.knots))
 
     def move(number: Array, loop: Any) -> Any:
         state, total, count, orders, chances = loop
