@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from slt.engine import Schedule, Start, prepare, run
     from slt.measure.barrier import barrier
     from slt.measure.criteria import criteria
+    from slt.measure.equations_of_state import equations_of_state
     from slt.measure.free_energy import free_energy
     from slt.measure.llc import llc
     from slt.model import Model, Truth, potential
@@ -49,6 +50,7 @@ __all__ = [
     "barrier",
     "compare",
     "criteria",
+    "equations_of_state",
     "free_energy",
     "from_linen",
     "from_nnx",
@@ -89,6 +91,7 @@ _HOME = {
     "barrier": "measure.barrier",
     "compare": "results",
     "criteria": "measure.criteria",
+    "equations_of_state": "measure.equations_of_state",
     "free_energy": "measure.free_energy",
     "from_linen": "adapters",
     "from_nnx": "adapters",
