@@ -16,7 +16,7 @@ from slt.estimators.profile import Curve
 from slt.measure.barrier import escape, saddle, umbrella
 from slt.measure.barrier.escape import Escape
 from slt.measure.barrier.pilot import Front, Layout, bias_from, moved, pilot, starts
-from slt.measure.barrier.reading import Reading, cores, found_curve, read
+from slt.measure.barrier.reading import Reading, cores, found_curve, near_top, read
 from slt.measure.barrier.saddle import Saddle
 from slt.measure.barrier.umbrella import Bias, Order, Projection, Umbrella
 from slt.model import Model
@@ -52,10 +52,11 @@ class Profile:
     the posterior where it is known to have the absolute -log int exp(-n beta L) prior delta(order - x).
     forward, back: from basin a to basin b and the way back. preference: F_b - F_a of the basins, which end where the
     saddle is: above 0 the posterior prefers a. saddle: (x, F) of the profile's highest point between the basins, whose
-    kink says whether branches meet there at an angle; top: the mean parameters of draws within a nat of it; point: the
-    stationary point of the potential found from there. centres, swaps: the windows and their exchanges' acceptance;
-    hysteresis: (difference of the top's F over both basins' mean, difference of the preference) between replicates
-    started from a and from b. flags: what speaks against the numbers, a sentence each; verdict: all in a few sentences.
+    kink says whether branches meet there at an angle; top: the mean parameters of draws within a nat of it, draw: the
+    one nearest to it (where a symmetry makes the mean meaningless); point: the saddle of the potential found from such
+    draws. centres, swaps: the windows and the acceptance of their exchanges. hysteresis: (difference of the top over
+    both basins' mean, difference of the preference) between replicates started from the two ends. local: the sampler
+    of the escapes. flags: what speaks against the numbers, a sentence each; verdict: all in a few sentences.
     """
 
     x: np.ndarray
@@ -67,6 +68,7 @@ class Profile:
     saddle: tuple[Estimate, Estimate]
     kink: bool
     top: Params
+    draw: Params
     point: Saddle
     centres: np.ndarray
     swaps: np.ndarray
@@ -165,8 +167,11 @@ def barrier(
         local = _local(posterior, positions, keys[2]) if local is None else local
         local.check()
         passages = escape.times(local, posterior, order, positions, reading.goals, keys[3], most=escape_steps)
-    point = saddle.find(posterior, drawn.top, _radius(drawn, reading))
-    return _profile(reading, bias, drawn, fronts, passages, local, point, flipped)
+    near = near_top(reading, drawn)
+    between = reading.low.x, reading.high.x
+    width = max((layout.near[1] - layout.near[0]) / 6, 1e-6 * (between[1] - between[0]))
+    point = saddle.find(posterior, near, reading.top.x, width, between, _radius(drawn))
+    return _profile(reading, bias, drawn, fronts, passages, local, point, near, flipped)
 
 
 def _pair(model: Model, between: Sequence[Any] | None) -> Sequence[Any]:
@@ -230,7 +235,7 @@ def _local(posterior: Posterior, positions: Any, key: Key) -> Sampler:
     return SGLD(step_size=0.1 / max(largest, 1e-30))
 
 
-def _radius(drawn: umbrella.Draws, reading: Reading) -> float:
+def _radius(drawn: umbrella.Draws) -> float:
     """A length in parameter space: the typical distance of last positions over twenty."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(drawn.positions)]
     flat = np.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
@@ -244,7 +249,7 @@ def _at(numbers: Estimate, which: int) -> Estimate:
 
 def _profile(
     reading: Reading, bias: Bias, drawn: umbrella.Draws, fronts: tuple[Front, Front],
-    passages: tuple[Escape | None, Escape | None], local: Sampler | None, point: Saddle, flipped: bool,
+    passages: tuple[Escape | None, Escape | None], local: Sampler | None, point: Saddle, near: Any, flipped: bool,
 ) -> Profile:  # fmt: skip
     curve, numbers = reading.curve, reading.numbers
     up = Way(_at(numbers, 9), _at(numbers, 11), _at(numbers, 2), passages[0])
@@ -265,6 +270,7 @@ def _profile(
         saddle=(_at(numbers, 0), _at(numbers, 1)),
         kink=reading.top.kink,
         top=drawn.top,
+        draw=jax.tree.map(lambda leaf: leaf[0], near),
         point=point,
         centres=np.asarray(bias.centre),
         swaps=swaps,
@@ -321,13 +327,13 @@ def _verdict(
     forward: Way, back: Way, preference: Estimate, numbers: Estimate, local: Sampler | None, flags: tuple[str, ...]
 ) -> str:
     gap = float(preference.value)
-    better, worse, share = ("a", "b", gap) if gap > 0 else ("b", "a", -gap)
+    better, worse, gain = ("a", "b", gap) if gap > 0 else ("b", "a", -gap)
     name = "" if local is None else type(local).__name__
     if local is not None and hasattr(local, "step_size"):
         name += f" at step {float(local.step_size):.3g}"  # pyright: ignore[reportAttributeAccessIssue]
     said = [
-        f"The posterior prefers {better} to {worse} by {share:.3g} +- {float(preference.stderr):.1g} nats "
-        f"({100 / (1 + np.exp(-share)):.4g} per cent of both)",
+        f"The posterior prefers {better} to {worse} by {gain:.3g} +- {float(preference.stderr):.1g} nats "
+        f"({100 / (1 + np.exp(-gain)):.4g} per cent of both)",
         f"between them F rises by {_pm(forward.barrier)} nats from a and {_pm(back.barrier)} from b, at x = "
         f"{_pm(_at(numbers, 0))}",
     ]
@@ -337,10 +343,10 @@ def _verdict(
             said.append(f"from {label} {passage}")
     held = forward if better == "b" else back
     if held.escape is not None:
-        stays = not held.escape.arrivals
-        said.append(
-            f"so chains started in {worse} "
-            + ("stay there whatever the posterior prefers: metastable" if stays else "reach the preferred basin")
-        )
+        share = held.escape.arrivals / held.escape.chains
+        fate = "stay there, whatever the posterior prefers: metastable"
+        if share:
+            fate = "reach the preferred basin" if share >= 0.5 else "mostly stay there for the whole run: metastable"
+        said.append(f"so chains started in {worse} {fate}")
     text = "; ".join(said) + "."
     return text + (" Not to be trusted: " + "; ".join(flags) + "." if flags else "")

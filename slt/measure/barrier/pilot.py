@@ -13,12 +13,11 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from slt.estimators import profile
-from slt.measure.barrier.umbrella import Bias, flattening, stage
+from slt.measure.barrier.umbrella import KNOTS, Bias, flat, flattening, stage
 from slt.posterior import Position, Posterior
 from slt.samplers.base import Sampler
 from slt.typing import InputError, Key
 
-KNOTS = 512
 CHAINS, BURN_IN, DRAWS = 16, 32, 64
 ADVANCE = 1.2  # standard deviations that a front moves at a time: neighbouring windows overlap
 SURPRISE = 1.2  # how far, in nats a standard deviation, a mean force may be from the one foreseen: at a kink it is
@@ -124,10 +123,6 @@ class _Walker:
         self.tilt = -(self.forces[-1] + self.curvature * (self.centre - self.means[-1]))
 
 
-def _flat_knots() -> np.ndarray:
-    return np.stack([np.arange(KNOTS, dtype=float), np.zeros(KNOTS), np.zeros(KNOTS)])
-
-
 def pilot(
     sampler: Sampler, posterior: Posterior, ends: tuple[Position, Position], orders: tuple[float, float], key: Key
 ) -> tuple[Front, Front]:
@@ -142,7 +137,7 @@ def pilot(
     positions = jax.tree.map(lambda *each: np.stack([np.broadcast_to(x, (CHAINS, *x.shape)) for x in each]), *ends)
     dtype = jnp.result_type(float)
     steps = np.full(2, width / 8, dtype)
-    knots = jnp.asarray(np.broadcast_to(_flat_knots(), (2, 3, KNOTS)), dtype)
+    knots = jnp.asarray(np.broadcast_to(flat(), (2, 3, KNOTS)), dtype)
     for number in range(MOST_STAGES):
         rows = np.array([[w.centre, w.tilt, w.stiffness] for w in walkers], dtype)
         bias = Bias(rows[:, 0], rows[:, 0], rows[:, 0], rows[:, 1], rows[:, 2], knots)

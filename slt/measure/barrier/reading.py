@@ -124,3 +124,10 @@ def cores(reading: Reading, drawn: Draws, chains: int) -> Any:
         rows.append(good[np.arange(chains) % len(good)])
     chosen = np.stack(rows)
     return jax.tree.map(lambda leaf: leaf.reshape(replicates * windows, *leaf.shape[2:])[chosen], drawn.positions)
+
+
+def near_top(reading: Reading, drawn: Draws, count: int = 8) -> Any:
+    """The last positions [count, ...] whose order is nearest to the top."""
+    away = np.abs(np.where(np.isfinite(drawn.orders[..., -1]), drawn.orders[..., -1], np.inf) - reading.top.x)
+    chosen = np.argsort(away.reshape(-1))[:count]
+    return jax.tree.map(lambda leaf: leaf.reshape(away.size, *leaf.shape[2:])[chosen], drawn.positions)

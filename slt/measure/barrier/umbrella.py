@@ -21,6 +21,7 @@ from slt.samplers.base import Sampler
 from slt.typing import Batch, Key, Params, Scalar
 
 Order = Callable[[Params], Scalar]
+KNOTS = 512
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def energy(x: Any, bias: Bias, np: Any = jnp) -> Any:
     """B(x)."""
     aside = np.maximum(bias.low - x, 0) + np.maximum(x - bias.high, 0)
     return bias.tilt * (x - bias.centre) + bias.stiffness / 2 * aside**2 - flattening(x, bias.knots, np)
+
+
+def flat() -> np.ndarray:
+    """Knots of V = 0."""
+    return np.stack([np.arange(KNOTS, dtype=float), np.zeros(KNOTS), np.zeros(KNOTS)])
+
+
+def spring(x: float, width: float) -> Bias:
+    """(order - x)^2 / (2 width^2) alone."""
+    dtype = jnp.result_type(float)
+    at, zero, stiffness = (jnp.asarray(v, dtype) for v in (x, 0.0, width**-2.0))
+    return Bias(at, at, at, zero, stiffness, jnp.asarray(flat(), dtype))
 
 
 @dataclass(frozen=True)
@@ -210,7 +223,7 @@ def _produce(
     state = over(begin, inner)(bias, steps, positions, first)
     number_of = jnp.arange(windows)
 
-    def spring(x: Array, k: Array) -> Array:
+    def held(x: Array, k: Array) -> Array:
         low, high, centre, tilt, stiffness = (leaf[k] for leaf in bias[:5])
         return energy(x, Bias(low, high, centre, tilt, stiffness, bias.knots))
 
@@ -221,7 +234,7 @@ def _produce(
         partner = jnp.where(number_of % 2 == number % 2, number_of + 1, number_of - 1)
         alone = (partner < 0) | (partner >= windows)
         partner = jnp.where(alone, number_of, partner)
-        gain = spring(x, number_of) - spring(x[:, partner], number_of)  # each one's own part of the pair's change
+        gain = held(x, number_of) - held(x[:, partner], number_of)  # each one's own part of the pair's change
         coins = jax.random.uniform(jax.random.fold_in(swap_key, number), x.shape, x.dtype)
         chance = jnp.exp(jnp.minimum(gain + gain[:, partner], 0))
         swap = (coins[:, jnp.minimum(number_of, partner)] < chance) & ~alone
