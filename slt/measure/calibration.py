@@ -20,8 +20,8 @@ from slt.samplers.mcmc import HMC
 from slt.typing import Params
 
 CHUNK = 128  # draws between two looks at the estimate
-SETTLE = 128  # draws in which the step size is found, before and again after the trajectory's length is
-TRY = 48  # draws of each trial of a trajectory's length
+SETTLE = 64  # draws in which the step size is found, before and again after the trajectory's length is
+TRY = 32  # draws of each trial of a trajectory's length
 LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
 MIDDLE = 2
 
