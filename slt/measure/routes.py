@@ -341,6 +341,7 @@ def seeded_runs(
         smc.Seeded(
             jnp.asarray(seeds.centres, dtype),
             jnp.asarray(seeds.roots[when], dtype),
+            jnp.asarray(np.linalg.inv(seeds.roots)[when], dtype),
             jnp.asarray(seeds.radius, dtype),
             jnp.asarray(which, jnp.int32),
             jnp.asarray(np.asarray(asked, np.float64)[when], dtype),
