@@ -24,7 +24,7 @@ def both(t):
 
 
 def test_both_basins():
-    report = phase_free_energies(two_basins.make(), True, T, occupancy=False, budget=Budget(particles=256, runs=8))
+    report = phase_free_energies(two_basins.make(), True, T, occupancy=False)
     assert report.names == ("U", "V")
     assert report.start == ("prior", "prior")
     assert_close(report.free_energy, both(T), max_stderr=0.06)
