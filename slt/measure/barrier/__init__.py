@@ -344,9 +344,7 @@ def _verdict(
     held = forward if better == "b" else back
     if held.escape is not None:
         share = held.escape.arrivals / held.escape.chains
-        fate = "stay there, whatever the posterior prefers: metastable"
-        if share:
-            fate = "reach the preferred basin" if share >= 0.5 else "mostly stay there for the whole run: metastable"
-        said.append(f"so chains started in {worse} {fate}")
+        stay = "mostly stay there: metastable" if share else "stay there, whatever the posterior prefers: metastable"
+        said.append(f"so chains started in {worse} {'reach the preferred basin' if share >= 0.5 else stay}")
     text = "; ".join(said) + "."
     return text + (" Not to be trusted: " + "; ".join(flags) + "." if flags else "")
