@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slt.measure.barrier import barrier
     from slt.measure.criteria import criteria
     from slt.measure.equations_of_state import equations_of_state
-    from slt.measure.free_energy import free_energy
+    from slt.measure.free_energy import free_energy, phase_free_energies
     from slt.measure.llc import llc
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
@@ -60,6 +60,7 @@ __all__ = [
     "load",
     "log_mean_exp",
     "mean",
+    "phase_free_energies",
     "potential",
     "prepare",
     "run",
@@ -101,6 +102,7 @@ _HOME = {
     "load": "results",
     "log_mean_exp": "observables",
     "mean": "observables",
+    "phase_free_energies": "measure.free_energy",
     "potential": "model",
     "prepare": "engine",
     "run": "engine",

@@ -114,7 +114,7 @@ def _small(words: list[str]) -> list[str]:
             rest[0] = "small.yaml"
         return [command, *rest, "--smoke", "--quiet"]
     if command == "calibrate":
-        return [*words, "--seconds", "1", "--error", "0.1"]
+        return [*words, "grid.beta=[1]", "--seconds", "1", "--error", "0.1"]
     if command == "extend":
         return [command, *(re.sub(r"draws=\d+", "draws=18", word) for word in rest), "--quiet"]
     return words
