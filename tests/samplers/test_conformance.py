@@ -140,7 +140,7 @@ def test_contract(name: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, position, again.position)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (position, other.position)), strict=True))
     # another value of any number recompiles nothing
-    changed = jax.tree.map(lambda leaf: leaf * 0.9, sampler)
+    changed = jax.tree.map(lambda leaf: type(leaf)(leaf * 0.9), sampler)
     different = dataclasses.replace(posterior, beta=posterior.beta * 0.9, gamma=posterior.gamma + 1)
     program(changed, different, start, key)
     assert program._cache_size() == programs
