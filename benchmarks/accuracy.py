@@ -142,12 +142,12 @@ def main() -> None:
             continue
         records.append(measure(target, args.seeds, not args.no_sgld))
         print(line(records[-1]), flush=True)
+        if args.json is not None:
+            args.json.write_text(json.dumps({"families": summary(records), "targets": records}, indent=1))
         jax.clear_caches()
     found = summary(records)
     for family, numbers in found.items():
         print(f"{family:13s}", {key: round(value, 4) for key, value in numbers.items()})
-    if args.json is not None:
-        args.json.write_text(json.dumps({"families": found, "targets": records}, indent=1))
     if args.figure is not None:
         draw(records, args.figure)
 
