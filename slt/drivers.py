@@ -13,7 +13,7 @@ import xarray as xr
 
 from slt import observables as watch
 from slt.cells import grid
-from slt.config import RunConfig, SweepConfig, instantiate
+from slt.config import RunConfig, SweepConfig, instantiate, sweeps
 from slt.engine import Chunk, Job, Schedule, Start, prepare
 from slt.engine.schedule import Plan, plan
 from slt.measure.llc import Llc, llc
@@ -47,15 +47,19 @@ class Part:
 
 
 class Progress(Protocol):
-    """Told of each chunk as it is saved; raising from it ends the run with everything up to that chunk kept."""
+    """Told of each chunk and piece of a measure as it is saved; raising from it ends the run with all that kept."""
 
     def __call__(self, part: Part, chunk: Chunk) -> None: ...
+
+    def measured(self, name: str, piece: str) -> None:
+        """A piece of the measure `name` was saved ("": the whole)."""
 
 
 def parts(config: RunConfig) -> list[Part]:
     """All sweeps of a run, the further parts first and the main one last; raises InputError before any compute."""
-    named = {**config.parts, MAIN: config}
-    return [part(name, sweep, config.seed) for name, sweep in named.items()]
+    named = {prefix.removeprefix("parts.").rstrip(".") or MAIN: sweep for prefix, sweep in sweeps(config)}
+    order = [*(name for name in named if name != MAIN), *(name for name in named if name == MAIN)]
+    return [part(name, named[name], config.seed) for name in order]
 
 
 def part(name: str, sweep: SweepConfig, seed: int) -> Part:

@@ -3,23 +3,53 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
+import numpy as np
+import xarray as xr
 
 from slt import analysis, config, drivers, results
 from slt.config import RunConfig
 from slt.drivers import Part
 from slt.engine import Chunk
 from slt.quench import baselines
-from slt.results import Run, Store
+from slt.results import Run, Store, measures
 from slt.results.layout import Layout
-from slt.typing import InputError
+from slt.typing import InputError, Key
 
 Watching = Callable[[Sequence[Part]], contextlib.AbstractContextManager[drivers.Progress]]
 """Given the parts of a run, a context in which it is told of each saved chunk."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a measure works: the run's sweeps by name, what was sampled and measured before it, and its own key."""
+
+    parts: Mapping[str, Part]
+    run: Run
+    key: Key
+    _piece: Callable[[str, Callable[[], Mapping[str, np.ndarray]]], dict[str, np.ndarray]]
+
+    def once(self, label: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays that make() gives, kept on disk under `label`: a run that is resumed does not make them again."""
+        return self._piece(label, make)
+
+
+class Measure(Protocol):
+    """Computed once after a run's sweeps, by name under `measures` in its config; costly ones go piece by piece.
+
+    One with the attribute `reads_draws = True` is made anew when the run is extended.
+    """
+
+    def __call__(self, site: Site) -> xr.Dataset:
+        """What was found, to be read as run.measures[name]."""
+        ...
 
 
 def default_place(made: RunConfig) -> Path:
@@ -77,7 +107,16 @@ def extend(
 
 def _ready(made: RunConfig) -> list[Part]:
     jax.config.update("jax_enable_x64", made.x64)
+    _measures(made)
     return drivers.parts(made)
+
+
+def _measures(made: RunConfig) -> dict[str, Measure]:
+    built = {name: config.instantiate(node, f"measures.{name}") for name, node in config.measures(made).items()}
+    for name, measure in built.items():
+        if not callable(measure):
+            raise InputError(f"measures.{name}", measure, "must be a callable that takes an slt.runs.Site")
+    return built
 
 
 def _layouts(ready: Sequence[Part]) -> dict[str, Layout]:
@@ -91,12 +130,13 @@ def _attrs(made: RunConfig) -> dict[str, Any]:
 
 
 def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watching | None) -> Run:
-    watched = contextlib.nullcontext(_unwatched) if watching is None else watching(ready)
+    watched = contextlib.nullcontext(_Unwatched()) if watching is None else watching(ready)
     with store, watched as progress:
         drivers.sample(ready, store, progress)
         for one in ready:
             store.add(one.name, baselines(one.job, store.layouts[one.name]))
-        seconds = sum(part.seconds for part in store.manifest.parts.values())
+        _measure(_measures(made), made.seed, ready, store, progress)
+        seconds = store.manifest.seconds
     run = results.load(store.path)
     quantities: dict[str, Any] = dict(analysis.summarise(run.data))
     home = config.experiment(made)
@@ -106,5 +146,36 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
     return results.load(store.path)
 
 
-def _unwatched(part: Part, chunk: Chunk) -> None:
+def _measure(
+    nodes: Mapping[str, Measure], seed: int, ready: Sequence[Part], store: Store, progress: drivers.Progress
+) -> None:
+    """Every measure that is missing, damaged, or older than the draws that it reads."""
+    manifest = store.manifest
+    draws = sum(part.draws for part in manifest.parts.values())
+    for name, measure in nodes.items():
+        known = manifest.measures.get(name)
+        stale = known is not None and known["draws"] != draws and getattr(measure, "reads_draws", False)
+        if stale or next(measures.damaged(manifest, name), None) is not None:
+            measures.forget(manifest, name)
+    for name in [name for name in nodes if name not in manifest.measures]:
+
+        def piece(label: str, make: Callable[[], Mapping[str, np.ndarray]], name: str = name) -> dict[str, np.ndarray]:
+            found = measures.piece(manifest, name, label, make)
+            progress.measured(name, label)
+            return found
+
+        began = time.monotonic()
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"measures.{name}".encode()))
+        found = nodes[name](Site({one.name: one for one in ready}, results.load(store.path), key, piece))
+        measures.save(manifest, name, found, draws, time.monotonic() - began)
+        progress.measured(name, "")
+
+
+class _Unwatched:
     """No one is told."""
+
+    def __call__(self, part: Part, chunk: Chunk) -> None:
+        pass
+
+    def measured(self, name: str, piece: str) -> None:
+        pass

@@ -66,8 +66,12 @@ class Estimate(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """A named result: arrays `value` and `stderr` over the axes `coords` (name -> values, in the order of the axes)."""
+    """A named result: arrays `value` and `stderr` over the axes `coords` (name -> values, in the order of the axes).
+
+    interval: its 90 per cent interval [..., 2] where it is no multiple of stderr; an infinite end is open.
+    """
 
     value: np.ndarray
     stderr: np.ndarray
     coords: dict[str, list]
+    interval: np.ndarray | None = None

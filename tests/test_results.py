@@ -650,7 +650,7 @@ def test_compare_sets_numbers_side_by_side(tmp_path, finished):
     runs = []
     for name, shift in (("a", 0.0), ("b", 0.5)):
         shutil.copytree(finished, tmp_path / name)
-        value, stderr, coords = QUANTITIES["table"]
+        value, stderr, coords, _ = QUANTITIES["table"]
         rest = {"only": QUANTITIES["llc"]} if name == "a" else {}
         other = coords if name == "a" else {"n": [10, 100], "beta": ["1/log n"]}
         shown = {"table": Quantity(value + shift, stderr, coords), "moved": Quantity(value, stderr, other)} | rest

@@ -133,6 +133,15 @@ class Reporter:
             self._show(part, chunk, draws)
         self.stopping.check()
 
+    def measured(self, name: str, piece: str) -> None:
+        """A piece of a measure was saved, or with no piece the whole."""
+        what = f"measured {name}{f': {piece}' if piece else ''}"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=sum(self.work.values()), description=what, note="")
+        elif not self.quiet:
+            self.console.print(what, highlight=False, markup=False, soft_wrap=True)
+        self.stopping.check()
+
     def _show(self, part: Part, chunk: Chunk, draws: int) -> None:
         buckets = len(part.job.plan.buckets)
         where = f"{part.name} {chunk.bucket + 1}/{buckets}" if buckets > 1 else part.name

@@ -103,9 +103,13 @@ def overview(quantities: Mapping[str, Any], names: Iterable[str]) -> Table:
 
 
 def whole(name: str, quantity: Any) -> Table:
-    """Every point of a quantity."""
-    lines = [(*map(label, p.all.values()), estimate(p.value, p.stderr)) for p in points(quantity)]
-    return table((*quantity.coords, name), lines)
+    """Every point of a quantity, with its 90 per cent interval where it has one."""
+    lines = [[*map(label, p.all.values()), estimate(p.value, p.stderr)] for p in points(quantity)]
+    if getattr(quantity, "interval", None) is None:
+        return table((*quantity.coords, name), lines)
+    for line, (low, high) in zip(lines, np.asarray(quantity.interval).reshape(-1, 2), strict=True):
+        line.append(f"{low:.4g} to {high:.4g}")
+    return table((*quantity.coords, name, "90 % interval"), lines)
 
 
 def beside(rows: Iterable[Row]) -> Table:

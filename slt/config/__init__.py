@@ -32,6 +32,7 @@ from slt.config.schema import (
     digest,
     extended,
     interpolated,
+    measures,
     plain,
     smoke,
     structured,
@@ -54,6 +55,7 @@ __all__ = [
     "instantiate",
     "listed",
     "load",
+    "measures",
     "plain",
     "read",
     "save",
@@ -201,6 +203,9 @@ def read(raw: Mapping[str, Any], *, allow_import: Sequence[str] | None = None) -
         nodes.trust(found, allow=allow_import)
     for name in (*COMPONENTS, "observables", "parts"):
         nodes.check(found[name], name)
+    for name, node in measures(config).items():
+        nodes.check(node, f"measures.{name}")
+        nodes.check(node | config.measures[name].get("smoke", {}), f"measures.{name}")
     if config.experiment is not None:
         _experiment(config.experiment, allow_import)
     return config

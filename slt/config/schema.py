@@ -73,7 +73,9 @@ class RunConfig(SweepConfig):
     """A run: the main sweep, further `parts`, and what they belong to.
 
     experiment: the module slt.experiments.<experiment>, or one's own by its import path; it draws the figures.
-    x64: double precision.
+    x64: double precision. measures: named nodes computed after the sweeps (slt.runs.Measure), in their order; the
+    fields under a node's `smoke` replace its own in a tiny run. A run of measures alone leaves model, sampler and
+    schedule out.
     """
 
     experiment: str | None = None
@@ -81,6 +83,7 @@ class RunConfig(SweepConfig):
     seed: int = 0
     x64: bool = False
     parts: dict[str, SweepConfig] = field(default_factory=dict)
+    measures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def structured(raw: Mapping[str, Any]) -> RunConfig:
@@ -102,6 +105,12 @@ def structured(raw: Mapping[str, Any]) -> RunConfig:
             raise InputError(f"parts.{name}", name, f"call it otherwise: a name, and not {MAIN!r}, the top level's own")
     for prefix, sweep in sweeps(config):
         _complete(sweep, prefix)
+    for name, node in config.measures.items():
+        if not name.isidentifier():
+            raise InputError(f"measures.{name}", name, "call it otherwise: a name, of letters, digits and _")
+        _node(node, f"measures.{name}")
+        if not isinstance(node.get("smoke", {}), dict):
+            raise InputError(f"measures.{name}.smoke", node["smoke"], "must be a mapping of fields to replace")
     return config
 
 
@@ -165,8 +174,9 @@ def _run(resolved: dict[str, Any]) -> RunConfig:
 
 
 def sweeps(config: RunConfig) -> list[tuple[str, SweepConfig]]:
-    """(dotted prefix, sweep) of the main sweep and every part."""
-    return [("", config), *((f"parts.{name}.", part) for name, part in config.parts.items())]
+    """(dotted prefix, sweep) of the main sweep, if there is one, and every part."""
+    main = [] if config.measures and config.model == config.sampler == config.schedule.draws == MISSING else [config]
+    return [*(("", one) for one in main), *((f"parts.{name}.", part) for name, part in config.parts.items())]
 
 
 def _complete(sweep: SweepConfig, prefix: str) -> None:
@@ -177,8 +187,20 @@ def _complete(sweep: SweepConfig, prefix: str) -> None:
     for name, node in named.items():
         if node == MISSING:
             raise InputError(f"{prefix}{name}", None, f"is missing: give a node, {name}: {{_target_: ...}}")
-        if node is not None and "_target_" not in node:
-            raise InputError(f"{prefix}{name}", node, "needs a _target_, such as _target_: my_file.MyModel")
+        if node is not None:
+            _node(node, f"{prefix}{name}")
+
+
+def _node(node: Mapping[str, Any], path: str) -> None:
+    if "_target_" not in node:
+        raise InputError(path, node, "needs a _target_, such as _target_: my_file.MyModel")
+
+
+def measures(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The nodes of a run's measures, by name, without what only a tiny run wants."""
+    return {
+        name: {key: value for key, value in node.items() if key != "smoke"} for name, node in config.measures.items()
+    }
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
@@ -219,6 +241,9 @@ def smoke(config: RunConfig) -> RunConfig:
     """The same run made tiny: two values an axis, n at most 32, a dozen draws. For tests, and to see that all runs."""
     tiny = copy.deepcopy(config)
     tiny.name = f"{config.name}-smoke"
+    tiny.measures = {
+        name: {**node, **config.measures[name].get("smoke", {})} for name, node in measures(config).items()
+    }
     for _, sweep in sweeps(tiny):
         grid, schedule = sweep.grid, sweep.schedule
         if grid.n is not None:

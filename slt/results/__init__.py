@@ -5,10 +5,10 @@ import math
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import yaml
 
 import slt
 from slt.engine.program import kept
+from slt.results import measures
 from slt.results.layout import Layout
 from slt.results.manifest import Manifest, replace
 from slt.results.manifest import Part as State
@@ -55,19 +56,6 @@ PACKAGES = (
 )
 
 
-class Measured(Protocol):
-    """Anything with a value, its standard error and the coordinates of both."""
-
-    @property
-    def value(self) -> Any: ...
-
-    @property
-    def stderr(self) -> Any: ...
-
-    @property
-    def coords(self) -> Mapping[str, Any]: ...
-
-
 @dataclass(frozen=True)
 class Summary:
     """What summary.json holds: quantities by name, health by part, seconds of the run, digest of its config."""
@@ -84,7 +72,8 @@ class Run:
 
     data: an xarray DataTree, one group a part, read from disk when used, cut to the draws that are there in every cell
     (attributes draws, planned and complete of each group tell); config: the resolved config as plain dicts and lists;
-    summary: None until one was written; health: of every part, see Manifest.health.
+    summary: None until one was written; health: of every part, see Manifest.health; measures: what was computed after
+    the sweeps, by name, as far as finished.
     """
 
     path: Path
@@ -92,6 +81,7 @@ class Run:
     config: dict[str, Any]
     summary: Summary | None
     health: dict[str, Any]
+    measures: dict[str, xr.Dataset] = field(default_factory=dict)
 
     @property
     def quantities(self) -> dict[str, Quantity]:
@@ -100,8 +90,9 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether every draw that was planned is there."""
-        return all(bool(node.attrs["complete"]) for node in self.data.children.values())
+        """Whether every draw that was planned is there, and every measure."""
+        sampled = all(bool(node.attrs["complete"]) for node in self.data.children.values())
+        return sampled and self.measures.keys() >= (self.config.get("measures") or {}).keys()
 
 
 def load(path: str | Path, *, verify: bool = False) -> Run:
@@ -126,7 +117,7 @@ def load(path: str | Path, *, verify: bool = False) -> Run:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError("run", str(folder / CONFIG), f"cannot be read: {error}") from error
     summary = read_summary(folder) if (folder / SUMMARY).exists() else None
-    return Run(folder, data, config, summary, manifest.health())
+    return Run(folder, data, config, summary, manifest.health(), measures.load(manifest))
 
 
 def chunk_lengths(path: str | Path) -> dict[str, int]:
@@ -157,7 +148,7 @@ def _cut(data: xr.Dataset, state: State) -> xr.Dataset:
 
 def write_summary(
     path: str | Path,
-    quantities: Mapping[str, Measured],
+    quantities: Mapping[str, Quantity],
     health: Mapping[str, Any],
     wall_s: float,
     digest: str,
@@ -178,7 +169,12 @@ def read_summary(path: str | Path) -> Summary:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         quantities = {
-            name: Quantity(np.array(one["value"], float), np.array(one["stderr"], float), one["coords"])
+            name: Quantity(
+                np.array(one["value"], float),
+                np.array(one["stderr"], float),
+                one["coords"],
+                _interval(one["interval"]) if "interval" in one else None,
+            )
             for name, one in content["quantities"].items()
         }
         wall_s = math.nan if content["wall_s"] is None else content["wall_s"]
@@ -187,12 +183,25 @@ def read_summary(path: str | Path) -> Summary:
         raise InputError("summary", str(file), f"cannot be read ({error!r}): `slt resume` writes it anew") from error
 
 
-def _quantity(name: str, one: Measured) -> dict[str, Any]:
+def _quantity(name: str, one: Quantity) -> dict[str, Any]:
     coords = {key: np.asarray(values).tolist() for key, values in one.coords.items()}
     value, stderr, shape = np.asarray(one.value), np.asarray(one.stderr), tuple(map(len, coords.values()))
     if value.shape != shape or stderr.shape != shape:
         raise InputError(name, (value.shape, stderr.shape), f"value and stderr must have the shape of coords, {shape}")
-    return {"value": value.tolist(), "stderr": stderr.tolist(), "coords": coords}
+    shown = {"value": value.tolist(), "stderr": stderr.tolist(), "coords": coords}
+    if one.interval is None:
+        return shown
+    interval = np.asarray(one.interval, float)
+    if interval.shape != (*shape, 2):
+        raise InputError(name, interval.shape, f"its interval must have the shape {(*shape, 2)}: low and high")
+    return shown | {"interval": interval.tolist()}
+
+
+def _interval(shown: Any) -> np.ndarray:
+    """An interval as read: an end that is null is open."""
+    interval = np.array(shown, float)
+    ends = np.broadcast_to([-np.inf, np.inf], interval.shape)
+    return np.where(np.isnan(interval), ends, interval)
 
 
 def _finite(tree: Any) -> Any:

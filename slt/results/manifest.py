@@ -92,6 +92,8 @@ class Manifest:
         self.folder, self.path = folder, folder / FILE
         self.parts: dict[str, Part] = {}
         self.attrs: dict[str, Any] = {}
+        self.measures: dict[str, dict[str, Any]] = {}  # finished: {"draws": of the run then, "seconds", "files"}
+        self.pieces: dict[str, dict[str, Record]] = {}
         try:
             content = self.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -102,7 +104,7 @@ class Manifest:
                 self._apply(json.loads(line))
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise InputError("run", str(self.path), f"line {number} cannot be read ({error!r})") from error
-        if not self.parts:
+        if not self.parts and not self.attrs:
             raise InputError("run", str(self.path), "is empty: nothing was committed, start the run anew")
 
     @staticmethod
@@ -126,6 +128,9 @@ class Manifest:
         event = line.pop("event")
         if event == "attrs":
             self.attrs = line["attrs"]
+            return
+        if "measure" in line:
+            self._measured(event, **line)
             return
         name = line.pop("part")
         if event == "create":
@@ -158,6 +163,17 @@ class Manifest:
         else:
             raise ValueError(f"unknown event {event!r}")
 
+    def _measured(self, event: str, measure: str, **line: Any) -> None:
+        if event == "measure":
+            self.measures[measure] = line
+        elif event == "piece":
+            self.pieces.setdefault(measure, {})[line["file"]] = tuple(line["record"])
+        elif event == "forget":
+            self.measures.pop(measure, None)
+            self.pieces.pop(measure, None)
+        else:
+            raise ValueError(f"unknown event {event!r}")
+
     def _note(self, part: str, bucket: int, files: Mapping[str, list]) -> None:
         known = self.parts[part].files.setdefault(bucket, {})
         known.update({name: (size, digest) for name, (size, digest) in files.items()})
@@ -171,6 +187,17 @@ class Manifest:
                         problem = _problem(self.folder / file, record, verify)
                         if problem is not None:
                             yield Damage(name, number, file, problem)
+        for name, measure in self.measures.items():
+            if part is None and bucket is None:
+                for file, (size, digest) in measure["files"].items():
+                    problem = _problem(self.folder / file, (size, digest), verify)
+                    if problem is not None:
+                        yield Damage(f"measures.{name}", SHARED, file, problem)
+
+    @property
+    def seconds(self) -> float:
+        """That all chunks and measures took, whoever ran them."""
+        return sum(part.seconds for part in self.parts.values()) + sum(m["seconds"] for m in self.measures.values())
 
     def health(self) -> dict[str, Any]:
         """By part: draws that all cells have, planned draws, share done of all, chains (ladders), those that broke."""
