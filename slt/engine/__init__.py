@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.sharding import Mesh
 
 from slt.cells import Cell, data_words, digest_words
 from slt.engine import program
-from slt.engine.host import Chunk, Trace, collect, to_host
+from slt.engine.host import Chunk, Trace, collect, columns, offsets, to_host
+from slt.engine.mesh import BY_CHAIN, BY_ROW, SHARED, Spread, put, shapes, trimmed
 from slt.engine.program import Carry
 from slt.engine.schedule import Bucket, Plan, Schedule, Start, group_coords, plan
 from slt.model import Model, check
@@ -47,6 +48,7 @@ def run(
     masks: Sequence[Params] | None = None,
     restriction: Restriction | None = None,
     data: Batch | None = None,
+    spread: Spread | None = None,
     on_chunk: Callable[[Chunk], None] | None = None,
     restore: Restore | None = None,
     keep: bool = True,
@@ -58,12 +60,14 @@ def run(
     that and the step's number, so neither the grid's other cells nor the chunks matter.
     start: see Start (default model.init); centres: what Cell.centre counts (default the known optimum, or one draw);
     data: a batch of at least max n samples, the same for every data seed; default drawn from the model by data seed.
+    spread: the devices that share the chains (slt.engine.mesh), default one; draws do not depend on it but by rounding.
     on_chunk sees each chunk as it ends; restore gives back checkpoints; keep=False returns empty traces (a caller that
     stores the chunks). Raises InputError, before any sampling, for everything that can be seen to be wrong.
     """
     job = prepare(
         model, sampler, cells, observables, schedule,
         key=key, start=start, centres=centres, masks=masks, restriction=restriction, data=data,
+        spread=spread,
     )  # fmt: skip
     return job.run(on_chunk=on_chunk, restore=restore, keep=keep)
 
@@ -81,6 +85,7 @@ def prepare(
     masks: Sequence[Params] | None = None,
     restriction: Restriction | None = None,
     data: Batch | None = None,
+    spread: Spread | None = None,
 ) -> "Job":
     """The checked job that `run` would run; arguments as there. Samples nothing."""
     schedule.check()
@@ -112,7 +117,18 @@ def prepare(
         if not 0 <= cell.centre < len(centres) or (masks is not None and not 0 <= cell.mask < len(masks)):
             raise InputError("grid.centre", (cell.centre, cell.mask), f"there are {len(centres)} centres")
     return Job(
-        model, sampler, dict(observables), schedule, layout, key, start, tuple(centres), masks, restriction, data
+        model,
+        sampler,
+        dict(observables),
+        schedule,
+        layout,
+        key,
+        start,
+        tuple(centres),
+        masks,
+        restriction,
+        data,
+        spread,
     )
 
 
@@ -131,6 +147,7 @@ class Job:
     masks: Sequence[Params] | None
     restriction: Restriction | None
     data: Batch | None
+    spread: Spread | None = None
 
     @property
     def watched(self) -> tuple[tuple[str, Observable], ...]:
@@ -144,16 +161,16 @@ class Job:
         where = np.array([sets.index((cell.data_seed, cell.control)) for cell in flat])
         if self.data is None:
             words = np.stack([data_words(seed) for seed, _ in sets])
-            drawn = program.draw_data(self.model, words, _columns([dict(control) for _, control in sets]), bucket.size)
+            drawn = program.draw_data(self.model, words, columns([dict(control) for _, control in sets]), bucket.size)
         else:
-            cut = jax.tree.map(lambda leaf: _pad(leaf, bucket.size)[None], self.data)
+            cut = jax.tree.map(lambda leaf: program.padded(leaf, bucket.size)[None], self.data)
             drawn, where = cut, np.zeros(len(flat), int)
         numbers = {name: np.array([getattr(cell, name) for cell in flat]) for name in ("n", "beta", "gamma")}
         centres = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.centres)
         masks = None if self.masks is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.masks)
         chosen = np.array([cell.centre for cell in flat]), np.array([cell.mask for cell in flat])
         built = program.build_posteriors(
-            self.model, drawn, where, numbers, _columns([dict(cell.control) for cell in flat]), centres, masks, chosen,
+            self.model, drawn, where, numbers, columns([dict(cell.control) for cell in flat]), centres, masks, chosen,
             self.restriction, self.sampler.wants_reference_grad,
         )  # fmt: skip
         if self.plan.coupled is None:
@@ -198,21 +215,21 @@ class Job:
 
     def timer(self, bucket: Bucket, pool: Executor, repeats: int = 3) -> Callable[[], float]:
         """Has the bucket's programs compiled in the pool; gives what then times one draw, in seconds: the best."""
-        posteriors, keys = self.posteriors(bucket), self.keys(bucket)
         numbers = (np.int32(0), np.int32(1), np.int32(self.schedule.thin), np.int32(self.schedule.burn_in))
-        fixed: dict[str, Any] = {"observables": self.watched, "length": self.chunk_length}
+        fixed: dict[str, Any] = {"observables": self.watched, "length": self.chunk_length, "mesh": self.mesh(bucket)}
+        given, start = self._laid(bucket, self.posteriors(bucket))
         with cheap_keys():
-            begin = program.begin.lower(self.sampler, posteriors, keys, self.start, self.watched)
-            carry = program.begin.eval_shape(self.sampler, posteriors, keys, self.start, self.watched)
-            advance = program.advance.lower(self.sampler, posteriors, keys, carry, *numbers, **fixed)
+            begin = program.begin.lower(*given, start, self.watched, fixed["mesh"])
+            carry = program.begin.eval_shape(*given, start, self.watched, fixed["mesh"])
+            advance = program.advance.lower(*given, carry, *numbers, **fixed)
         begun, advanced = pool.submit(begin.compile), pool.submit(advance.compile)
 
         def time_it() -> float:
-            carry = begun.result()(self.sampler, posteriors, keys, self.start)
+            carry = begun.result()(*given, start)
             seconds = []
             for _ in range(repeats + 1):
                 before = time.perf_counter()
-                carry, _ = jax.block_until_ready(advanced.result()(self.sampler, posteriors, keys, carry, *numbers))
+                carry, _ = jax.block_until_ready(advanced.result()(*given, carry, *numbers))
                 seconds.append(time.perf_counter() - before)
             return min(seconds[1:])
 
@@ -232,16 +249,32 @@ class Job:
         for number, bucket in enumerate(self.plan.buckets):
             posteriors = self.posteriors(bucket)
             rows = [i for row in bucket.rows for i in row]
-            offset[rows] = _offset(posteriors, bucket)
+            offset[rows] = offsets(posteriors, bucket)
             chunks, carry = self._run_bucket(number, bucket, posteriors, on_chunk, restore, keep)
             kept.append(chunks)
             finished.append(carry)
         return collect(self, kept, finished, offset, time.perf_counter() - began)
 
+    def mesh(self, bucket: Bucket) -> Mesh | None:
+        """The mesh that a bucket's chains are spread over; None on one device."""
+        return None if self.spread is None else self.spread.mesh(len(bucket.rows), self.schedule.chains)
+
+    def _laid(
+        self, bucket: Bucket, posteriors: Posterior, sampler: Sampler | None = None
+    ) -> tuple[tuple[Sampler, Posterior, Key], Start]:
+        """What the bucket's programs take, laid out over its mesh; nothing is moved that lies there."""
+        over, large = self.mesh(bucket), shapes(self.centres[0])
+        given = self.sampler if sampler is None else sampler, posteriors, self.keys(bucket)
+        sampler, posteriors, keys = (
+            put(over, spec, tree, large) for spec, tree in zip((SHARED, BY_ROW, BY_CHAIN), given, strict=True)
+        )
+        return (sampler, posteriors, keys), put(over, SHARED, self.start)
+
     def start_bucket(self, bucket: Bucket, posteriors: Posterior) -> Carry:
         """The chains of a bucket before their first draw."""
+        given, start = self._laid(bucket, posteriors)
         with cheap_keys():
-            return program.begin(self.sampler, posteriors, self.keys(bucket), self.start, self.watched)
+            return program.begin(*given, start, self.watched, self.mesh(bucket))
 
     def advance(
         self, number: int, posteriors: Posterior, carry: Carry, first: int, stop: int, sampler: Sampler | None = None,
@@ -251,22 +284,31 @@ class Job:
 
         sampler: the job's with other numbers; burn_in: in place of the schedule's. Neither recompiles.
         """
+        return self._advance(number, posteriors, carry, first, stop, sampler, burn_in)[0]
+
+    def _advance(
+        self, number: int, posteriors: Posterior, carry: Carry, first: int, stop: int, sampler: Sampler | None = None,
+        burn_in: int | None = None,
+    ) -> tuple[Chunk, Carry]:  # fmt: skip
+        """See `advance`; the second carry is as it lies on the devices."""
         bucket = self.plan.buckets[number]
+        over = self.mesh(bucket)
         before, programs = time.perf_counter(), program.programs["advance"]
+        given, _ = self._laid(bucket, posteriors, sampler)
         with cheap_keys():
             carry, buffers = program.advance(
-                self.sampler if sampler is None else sampler,
-                posteriors,
-                self.keys(bucket),
-                carry,
+                *given,
+                put(over, BY_CHAIN, carry, shapes(self.centres[0])),
                 first,
                 stop,
                 self.schedule.thin,
                 self.schedule.burn_in if burn_in is None else burn_in,
                 observables=self.watched,
                 length=self.chunk_length,
+                mesh=over,
             )
-        return to_host(self, number, bucket, first, stop, carry, buffers, before, programs)
+        mine = trimmed(over, len(bucket.rows), carry)
+        return to_host(self, number, bucket, first, stop, mine, buffers, before, programs), carry
 
     def _run_bucket(
         self,
@@ -280,36 +322,24 @@ class Job:
         length, found = self.chunk_length, None
         if restore is not None:
             with cheap_keys():
-                like = program.begin.eval_shape(self.sampler, posteriors, self.keys(bucket), self.start, self.watched)
+                like = program.begin.eval_shape(
+                    self.sampler, posteriors, self.keys(bucket), self.start, self.watched, None
+                )
             found = restore(number, like)
+        posteriors = put(self.mesh(bucket), BY_ROW, posteriors, shapes(self.centres[0]))
         carry, done = (self.start_bucket(bucket, posteriors), 0) if found is None else found
-        chunks = []
+        ended, chunks = carry, []
         while done < self.schedule.draws:
             stop = min((done // length + 1) * length, self.schedule.draws)
-            chunk = self.advance(number, posteriors, carry, done, stop)
-            carry, done = chunk.carry, stop
+            chunk, carry = self._advance(number, posteriors, carry, done, stop)
+            ended, done = chunk.carry, stop
             if on_chunk is not None:
                 on_chunk(chunk)
             if keep:
                 chunks.append(chunk)
-        return chunks, carry
-
-
-def _columns(records: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    return {name: np.array([record[name] for record in records]) for name in records[0]}
-
-
-def _pad(leaf: Array, size: int) -> Array:
-    missing = size - leaf.shape[0]
-    return leaf[:size] if missing <= 0 else jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+        return chunks, ended
 
 
 def cheap_keys() -> Any:
     """Normals at half the cost on CPU: their bits need not be alike when one array is sharded, keys differ by chain."""
     return jax.threefry_partitionable(False)
-
-
-def _offset(posteriors: Posterior, bucket: Bucket) -> np.ndarray:
-    reference = np.asarray(posteriors.reference, np.float64).reshape(-1, bucket.size)
-    n = np.asarray(posteriors.n).reshape(-1)
-    return np.array([-row[:count].mean() for row, count in zip(reference, n, strict=True)])

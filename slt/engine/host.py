@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from slt.engine import program
+from slt.engine import mesh, program
 from slt.engine.program import Carry
 from slt.engine.schedule import Bucket, Plan
+from slt.posterior import Posterior
 
 if TYPE_CHECKING:
     from slt.engine import Job
@@ -64,7 +65,9 @@ def to_host(
     every = {name: watch.every for name, watch in job.watched}
     traces = {
         name: jax.tree.map(
-            lambda b, e=every[name]: _rows(job, np.asarray(b)[: program.kept(stop, e) - program.kept(first, e)], 0),
+            lambda b, e=every[name]: _rows(
+                job, mesh.gathered(b)[: program.kept(stop, e) - program.kept(first, e), : len(bucket.rows)], 0
+            ),
             buffers[name],
         )
         for name in buffers
@@ -122,3 +125,15 @@ def _widened(part: np.ndarray, widths: list[int]) -> np.ndarray:
     if not any(after for _, after in missing):
         return part
     return np.pad(part.astype(np.result_type(part.dtype, np.float32)), missing, constant_values=np.nan)
+
+
+def columns(records: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """Numbers by name of several records as arrays."""
+    return {name: np.array([record[name] for record in records]) for name in records[0]}
+
+
+def offsets(posteriors: Posterior, bucket: Bucket) -> np.ndarray:
+    """L_n(w_ref) of every cell of a bucket, in float64."""
+    reference = np.asarray(posteriors.reference, np.float64).reshape(-1, bucket.size)
+    n = np.asarray(posteriors.n).reshape(-1)
+    return np.array([-row[:count].mean() for row, count in zip(reference, n, strict=True)])

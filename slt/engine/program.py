@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from slt.cells import fold_words
+from slt.engine.mesh import BUFFERED, BY_CHAIN, BY_ROW, SHARED, over_chains
 from slt.engine.schedule import Start
 from slt.model import Model
 from slt.observables import Observable
@@ -107,10 +109,27 @@ def _rungs(sampler: Sampler, fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn if sampler.coupled is None else jax.vmap(fn)
 
 
-@functools.partial(jax.jit, static_argnames=("observables",), compiler_options=ONCE)
-def begin(sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: Observables) -> Carry:
+@functools.partial(jax.jit, static_argnames=("observables", "mesh"), compiler_options=ONCE)
+def begin(
+    sampler: Sampler,
+    posteriors: Posterior,
+    keys: Key,
+    start: Start,
+    observables: Observables,
+    mesh: Mesh | None = None,
+) -> Carry:
     """The state of all chains before their first step; a start that is not finite is recorded as broken."""
     programs["begin"] += 1
+    numbers = jnp.broadcast_to(jnp.arange(keys.shape[1]), keys.shape)
+    body = over_chains(
+        mesh, (SHARED, BY_ROW, BY_CHAIN, BY_CHAIN, SHARED), BY_CHAIN, functools.partial(_begun, observables)
+    )
+    return body(sampler, posteriors, keys, numbers, start)
+
+
+def _begun(
+    observables: Observables, sampler: Sampler, posteriors: Posterior, keys: Key, numbers: Array, start: Start
+) -> Carry:
 
     def one(posterior: Posterior, key: Key, chain: Array) -> Carry:
         start_key, init_key = jax.random.split(jax.random.fold_in(key, 2**32 - 1))
@@ -125,7 +144,7 @@ def begin(sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, obse
         folds = _rungs(sampler, lambda p: {name: watch.init(p) for name, watch in observables})(posterior)
         return Carry(state, folds, status, jnp.where(status == Status.OK, -1, 0))
 
-    return _chains(one)(posteriors, keys, jnp.broadcast_to(jnp.arange(keys.shape[1]), keys.shape))
+    return _chains(one)(posteriors, keys, numbers)
 
 
 def _finite(tree: Any) -> Array:
@@ -178,12 +197,12 @@ def emissions(
     sampler: Sampler, posteriors: Posterior, keys: Key, start: Start, observables: Observables
 ) -> tuple[dict[str, Any], Carry]:
     """What the observables emit after one step, and the carry: shapes and dtypes; nothing is computed."""
-    carry = begin.eval_shape(sampler, posteriors, keys, start, observables)
+    carry = begin.eval_shape(sampler, posteriors, keys, start, observables, None)
     return _shapes(sampler, posteriors, keys, carry, observables)[1], carry
 
 
 @functools.partial(
-    jax.jit, static_argnames=("observables", "length"), donate_argnames=("carry",), compiler_options=LONG
+    jax.jit, static_argnames=("observables", "length", "mesh"), donate_argnames=("carry",), compiler_options=LONG
 )
 def advance(
     sampler: Sampler,
@@ -197,9 +216,27 @@ def advance(
     *,
     observables: Observables,
     length: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Carry, dict[str, Any]]:
     """Draws first .. stop - 1 of all chains; buffers hold `length` draws, so fewer draws need no new program."""
     programs["advance"] += 1
+    arguments = (SHARED, BY_ROW, BY_CHAIN, BY_CHAIN, SHARED, SHARED, SHARED, SHARED)
+    body = over_chains(mesh, arguments, (BY_CHAIN, BUFFERED), functools.partial(_advanced, observables, length))
+    return body(sampler, posteriors, keys, carry, first, stop, thin, burn_in)
+
+
+def _advanced(
+    observables: Observables,
+    length: int,
+    sampler: Sampler,
+    posteriors: Posterior,
+    keys: Key,
+    carry: Carry,
+    first: Array,
+    stop: Array,
+    thin: Array,
+    burn_in: Array,
+) -> tuple[Carry, dict[str, Any]]:
     told, emitted = _shapes(sampler, posteriors, keys, carry, observables)
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), told)
     slots = {name: -(-length // watch.every) for name, watch in observables}
@@ -279,3 +316,9 @@ def _blanked(alive: Array, values: Any) -> Any:
 def kept(draws: Any, every: int) -> Any:
     """How many of the first `draws` draws an observable stores: draws 0, every, 2 every, ..."""
     return -(-draws // every)
+
+
+def padded(leaf: Array, size: int) -> Array:
+    """The first `size` rows, the last one repeated where there are fewer."""
+    missing = size - leaf.shape[0]
+    return leaf[:size] if missing <= 0 else jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
