@@ -1,11 +1,11 @@
-"""Free energies from ladders of replicas: F(t) = -log E_prior[exp(-t K)], by two routes from the same draws.
+"""Free energies from ladders of replicas: F(t) = -log E_prior[exp(-t K)], by three routes from the same draws.
 
 `energies` [..., ladder, rung, draw] are values of K (any constant in it is kept) under exp(-t K) prior at `t` [...,
 ladder, rung], which increases along the rungs from t = 0, the normalised prior, so that F(0) = 0. Ladders tune
 themselves: their rungs differ, but each value of `at` is a rung of every ladder. Ladders are independent; within one,
 the rungs may be correlated (swaps), and draw i of all rungs belongs to one moment.
 
-Both routes are linearised: each draw index i contributes Z_i, summed over rungs, such that F is the mean of Z and its
+All routes are linearised: each draw index i contributes Z_i, summed over rungs, such that F is the mean of Z and its
 fluctuation that of F to first order. The error is then that of `diagnostics.mean` with ladders for chains:
 autocorrelation, correlation of rungs and the spread of ladders all count. With 8 ladders or more that is the spread
 of ladders over sqrt(their number), at least the error within; with a single ladder it is the asymptotic (sandwich)
@@ -77,10 +77,7 @@ def pooled(energies: Any, t: Any, at: Any, ok: Any = None) -> Estimate:
     few ladders, or few draws a ladder, this is the one to use. The error is linearised as that of `mbar`, with ladders
     for chains. InputError where rungs differ.
     """
-    data = _checked(energies, t, at, ok)
-    pairs = list(zip(data.t, data.ok, strict=True))
-    if any(np.ptp(own[keep], axis=0).any() for own, keep in pairs if keep.any()):
-        raise InputError("t", "differs from ladder to ladder", "draws pool only at the same rungs: use mbar")
+    data = _shared(_checked(energies, t, at, ok))
     batch, ladders, levels, draws = data.energies.shape
     series = np.zeros((batch, data.rung.shape[-1], ladders, draws))
     for b in np.flatnonzero(data.ok.any(-1)):
@@ -88,6 +85,25 @@ def pooled(energies: Any, t: Any, at: Any, ok: Any = None) -> Estimate:
         together = data.energies[b, keep].swapaxes(0, 1).reshape(levels, -1)
         shares = _reweighted(together, data.t[b, keep.argmax()]).reshape(levels, keep.sum(), draws)
         series[b][:, keep] = shares[data.rung[b, keep.argmax()]]
+    return _estimate(data, _Route(series, np.zeros(series.shape[:2])))
+
+
+def stepping_stones(energies: Any, t: Any, at: Any, ok: Any = None) -> Estimate:
+    """Z_k+1/Z_k = E_k[exp(-(t_k+1 - t_k) K)] (Xie et al. 2011), of the draws of all ladders as one sample, summed up.
+
+    Arguments, error and what is raised as for `pooled`. It looks one way only, so that its error is above MBAR's and
+    its largest weights tell where rungs are too far apart.
+    """
+    data = _shared(_checked(energies, t, at, ok))
+    batch, ladders, _, draws = data.energies.shape
+    series = np.zeros((batch, data.rung.shape[-1], ladders, draws))
+    for b in np.flatnonzero(data.ok.any(-1)):
+        keep, first = data.ok[b], data.ok[b].argmax()
+        exponents = -np.diff(data.t[b, first])[:, None] * data.energies[b, keep, :-1]  # [ladder, rung, draw]
+        level = _log_mean(exponents.swapaxes(0, 1).reshape(exponents.shape[1], -1))[:, None]
+        moved = np.cumsum(level + np.expm1(exponents - level), axis=1)
+        shares = np.concatenate([np.zeros_like(moved[:, :1]), moved], axis=1)
+        series[b][:, keep] = -shares[:, data.rung[b, first]].swapaxes(0, 1)
     return _estimate(data, _Route(series, np.zeros(series.shape[:2])))
 
 
@@ -140,6 +156,14 @@ def _checked(energies: Any, t: Any, at: Any, ok: Any) -> _Ladders:
     flat = energies.reshape(-1, ladders, rungs, draws)
     diagnostics.checked(flat.reshape(-1, ladders, rungs * draws), ok, field="energies")
     return _Ladders(np.where(ok[..., None, None], flat, 0.0), t, distance.argmin(-1), ok, shape)
+
+
+def _shared(data: _Ladders) -> _Ladders:
+    """The same, with InputError where the rungs of ladders differ."""
+    pairs = list(zip(data.t, data.ok, strict=True))
+    if any(np.ptp(own[keep], axis=0).any() for own, keep in pairs if keep.any()):
+        raise InputError("t", "differs from ladder to ladder", "draws pool only at the same rungs: use mbar")
+    return data
 
 
 def _estimate(data: _Ladders, route: _Route) -> Estimate:

@@ -185,7 +185,7 @@ class Draws:
                 f"ladders: {trips.mean():.1f} round trips a ladder between the prior and the largest t (or F drifts): "
                 "they may be caught where SMC started them, and count only where they are at one with other routes."
             )
-            self.slow.update(("thermodynamic", "mbar"))
+            self.slow.update(by.OF_LADDERS)
 
     def least(self) -> dict[str, float]:
         """The least K - K(reference) that each family of draws saw."""

@@ -1,8 +1,8 @@
 """Free energies F(t) = -log int exp(-t K(w)) prior(w) dw by routes that check one another, with a verdict.
 
-K is a potential, or L_n of a model on data with t = n beta. Routes: thermodynamic integration and MBAR over the same
-ladders of replica exchange; tempered SMC and, from the same particles, persistent sampling; nested sampling in few
-dimensions; WBIC, which is a leading order only and takes part in no comparison.
+K is a potential, or L_n of a model on data with t = n beta. Routes: thermodynamic integration, stepping stones and MBAR
+over the same ladders of replica exchange; tempered SMC and, from the same particles, persistent sampling; nested
+sampling in few dimensions; WBIC, which is a leading order only and takes part in no comparison.
 """
 
 from collections.abc import Sequence

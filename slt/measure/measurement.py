@@ -18,8 +18,8 @@ from slt.measure.target import Target
 from slt.phases import Phases
 from slt.typing import Estimate, Key
 
-ROUTES = ("thermodynamic", "mbar", "smc", "persistent", "nested", "wbic")
-FAMILIES = (("mbar", "thermodynamic"), ("persistent", "smc"), ("nested",))
+ROUTES = ("thermodynamic", "stepping_stones", "mbar", "smc", "persistent", "nested", "wbic")
+FAMILIES = (("mbar", "thermodynamic", "stepping_stones"), ("persistent", "smc"), ("nested",))
 """Routes that share draws; the families are independent of one another."""
 
 
@@ -80,7 +80,7 @@ class Measurement:
         self.faults, self.notes = self.draws.faults, self.draws.notes
 
     def report(self) -> Report:
-        thermal = {"thermodynamic", "mbar", "wbic"} & self.names
+        thermal = {*by.OF_LADDERS, "wbic"} & self.names
         if thermal or {"smc", "persistent"} & self.names:
             self.draws.run_smc(self.names)
         if "nested" in self.names and self.of.dim <= self.budget.nested_dim:
@@ -135,7 +135,7 @@ class Measurement:
             if seeds is not None:
                 shares = self._nested_shares(seeds) if nests else self._smc_shares(seeds)
                 self._add_seeds(name, lambda out, x=table: smc.averaged(x + np.log(np.maximum(out, 1e-300))), shares)
-        for name, route in (("thermodynamic", by.integrated), ("mbar", by.reweighted)):
+        for name, route in by.OF_LADDERS.items():
             if name not in self.names or draws.ladders is None:
                 continue
             if name not in self.raw:

@@ -222,6 +222,15 @@ def reweighted(found: Ladders, asked: Times) -> Estimate:
     return estimators.pooled(found.delta[..., ::every], found.t, asked, ok=found.ok)
 
 
+def stepped(found: Ladders, asked: Times) -> Estimate:
+    """Stepping stones over the draws of all ladders together."""
+    return estimators.stepping_stones(found.delta, found.t, asked, ok=found.ok)
+
+
+OF_LADDERS = {"thermodynamic": integrated, "stepping_stones": stepped, "mbar": reweighted}
+"""The routes over the draws of ladders, by name."""
+
+
 def settled(found: Ladders, asked: Times) -> bool:
     """Whether the draws look like those of ladders that forgot their start: 20 round trips each, and no drift of F.
 

@@ -212,6 +212,21 @@ def test_agree():
     np.testing.assert_allclose(z, [-1.0, 0.0])
 
 
+def test_stepping_stones():
+    """From shared rungs close to one another; it errs by more than MBAR, whose weights look both ways."""
+    rng = np.random.default_rng(12)
+    t = np.unique(np.concatenate([[0.0], np.geomspace(0.05, 1000.0, 24), GRID]))
+    t = np.broadcast_to(t, (100, 8, len(t)))
+    energies = squares(rng, t, 4, 60, rho=0.3, shared=0.3)
+    estimate, better = free_energy.stepping_stones(energies, t, GRID), free_energy.pooled(energies, t, GRID)
+    exact = truth.sum_of_squares(GRID, 4)[0]
+    assert_coverage(estimate, exact, least=0.92, most=0.999, far=0.005)
+    assert (np.mean(estimate.stderr, 0) > np.mean(better.stderr, 0)).all()
+    assert (np.median(estimate.stderr, 0) < 1.5 * np.std(estimate.value, 0)).all()
+    with pytest.raises(InputError, match="same rungs"):
+        free_energy.stepping_stones(squares(rng, rungs(rng, 5, (2,)), 2, 10), rungs(rng, 5, (2,)), GRID)
+
+
 def test_pooled_ladders_are_less_biased_than_single_ones():
     """Few draws a ladder: the mean of each ladder's log is high by half its variance, that of all draws is not."""
     rng = np.random.default_rng(11)

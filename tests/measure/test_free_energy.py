@@ -40,7 +40,7 @@ def test_all_routes_on_data():
     """Linear regression, whose evidence is known to nine digits."""
     model, batch = linear_regression.make(), linear_regression.example()
     report = free_energy(model, data=batch, budget=SMALL, key=jax.random.key(1))
-    assert set(report.routes) == {"thermodynamic", "mbar", "smc", "persistent", "nested"}
+    assert set(report.routes) == {"thermodynamic", "stepping_stones", "mbar", "smc", "persistent", "nested"}
     for name, estimate in report.routes.items():
         assert_close(estimate, truth.REGRESSION["evidence"], max_stderr=0.1, what=name)
     assert_close(report.best, truth.REGRESSION["evidence"], max_stderr=0.05)
