@@ -1,4 +1,4 @@
-"""How accurate are the learning coefficients, and can their errors be believed?
+"""How accurate are learning coefficients, free energies and criteria, and can their errors be believed?
 
     python benchmarks/accuracy.py --seeds 9 --json benchmarks/accuracy.json --figure docs/images/accuracy.png
 
@@ -6,6 +6,9 @@ Every target (see targets.py) is estimated by `slt.llc` with no setting given, o
 field runs it (fixed step, full batch, 4 chains x 800 steps, the spread of the chains as the error). Prints one line a
 target: exact value, relative error, stated error, share of stated 90 per cent intervals that cover, seconds. JSON: a
 list under "targets", the summary under "families".
+
+Then, unless --only llc, free energies by every route and criteria against exact values (evidence.py): JSON lists under
+"free_energies" and "criteria", by estimator under "estimators".
 """
 
 import argparse
@@ -14,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import evidence
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,28 +132,62 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     fig.savefig(path, dpi=200)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=9)
-    parser.add_argument("--family", help="only this family")
-    parser.add_argument("--no-sgld", action="store_true")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path)
-    args = parser.parse_args()
-    records = []
+def coefficients(args: argparse.Namespace, content: dict[str, Any]) -> None:
+    """The learning coefficients, saved after every target; those that the JSON has already are not measured again."""
+    records = content.setdefault("targets", [])
     for target in targets():
         if args.family not in (None, target.family):
             continue
-        records.append(measure(target, args.seeds, not args.no_sgld))
-        print(line(records[-1]), flush=True)
-        if args.json is not None:
-            args.json.write_text(json.dumps({"families": summary(records), "targets": records}, indent=1))
-        jax.clear_caches()
-    found = summary(records)
-    for family, numbers in found.items():
+        known = {(record["family"], record["name"], record["t"]) for record in records}
+        if (target.family, target.name, target.t) not in known:
+            records.append(measure(target, args.seeds, not args.no_sgld))
+            content["families"] = summary(records)
+            save(args, content)
+            jax.clear_caches()
+        print(line(next(r for r in records if (r["name"], r["t"]) == (target.name, target.t))), flush=True)
+    for family, numbers in summary(records).items():
         print(f"{family:13s}", {key: round(value, 4) for key, value in numbers.items()})
     if args.figure is not None:
         draw(records, args.figure)
+
+
+def others(args: argparse.Namespace, content: dict[str, Any]) -> None:
+    """Free energies and criteria."""
+    tables = {"free_energies": evidence.free_energies(args.repeats), "criteria": evidence.criteria(4 * args.repeats)}
+    for name, rows in tables.items():
+        content[name] = []
+        for row in rows:
+            content[name].append(row)
+            save(args, content)
+    content["estimators"] = evidence.summary([*content["free_energies"], *content["criteria"]])
+    save(args, content)
+    for name, numbers in content["estimators"].items():
+        print(f"{name:22s}", {key: round(value, 4) for key, value in numbers.items()})
+
+
+def save(args: argparse.Namespace, content: dict[str, Any]) -> None:
+    """Write the JSON, if one is asked for."""
+    if args.json is not None:
+        partial = args.json.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1))
+        partial.replace(args.json)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=9, help="of every learning coefficient")
+    parser.add_argument("--repeats", type=int, default=3, help="of every free energy")
+    parser.add_argument("--family", help="only this family")
+    parser.add_argument("--only", choices=("llc", "others"), help="only learning coefficients, or only the others")
+    parser.add_argument("--no-sgld", action="store_true")
+    parser.add_argument("--json", type=Path, help="written after every target; what it holds is not measured again")
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    content = json.loads(args.json.read_text()) if args.json is not None and args.json.exists() else {}
+    if args.only != "others":
+        coefficients(args, content)
+    if args.only != "llc":
+        others(args, content)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from slt.analysis import summarise
     from slt.cells import Cell, grid
     from slt.drivers import sweep
+    from slt.dynamics import Trajectories, train
     from slt.engine import Schedule, Start, prepare, run
     from slt.measure.barrier import barrier
     from slt.measure.criteria import criteria
+    from slt.measure.evidence import Budget
     from slt.measure.equations_of_state import equations_of_state
     from slt.measure.free_energy import free_energy, phase_free_energies
     from slt.measure.llc import llc
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Basin",
+    "Budget",
     "Categorical",
     "Cell",
     "Estimate",
@@ -44,6 +47,7 @@ __all__ = [
     "Schedule",
     "Start",
     "Status",
+    "Trajectories",
     "Truth",
     "Uniform",
     "__version__",
@@ -67,11 +71,13 @@ __all__ = [
     "summarise",
     "sweep",
     "trace",
+    "train",
 ]
 
 # Public name -> the module of slt that defines it.
 _HOME = {
     "Basin": "phases",
+    "Budget": "measure.evidence",
     "Categorical": "priors",
     "Cell": "cells",
     "Estimate": "typing",
@@ -87,6 +93,7 @@ _HOME = {
     "Schedule": "engine",
     "Start": "engine",
     "Status": "typing",
+    "Trajectories": "dynamics",
     "Truth": "model",
     "Uniform": "priors",
     "barrier": "measure.barrier",
@@ -109,6 +116,7 @@ _HOME = {
     "summarise": "analysis",
     "sweep": "drivers",
     "trace": "observables",
+    "train": "dynamics",
 }
 
 

@@ -5,9 +5,10 @@ import pytest
 import truth
 from stats import assert_close, z_scores
 
+from benchmarks.evidence import T, potentials
 from slt.measure.free_energy import Budget, free_energy
 from slt.model import potential
-from slt.models import linear_regression, normal_crossing, power_law, sums_of_squares, superposition, two_basins
+from slt.models import linear_regression, power_law, superposition, two_basins
 from slt.priors import Flat, Normal, Uniform
 from slt.theory import exact, factorisation
 from slt.typing import InputError
@@ -77,29 +78,11 @@ def test_an_improper_prior_has_no_free_energy():
         free_energy(linear_regression.make())
 
 
-T = np.array([10.0, 100.0, 1000.0, 10_000.0])
-
-
-def known_potentials():
-    """All potentials of science.md B1, B2 and B4, with F at T in closed form or by quadrature."""
-    yield "squares", sums_of_squares.make(4), exact.gaussian_squares(T, 4)
-    for k in (2, 3):
-        yield f"x^{2 * k}", potential(lambda w, k=k: w[0] ** (2 * k), 1, Uniform(-1.0, 1.0)), exact.monomial(T, k)
-    for d in (2, 3):
-        yield f"crossing {d}", normal_crossing.make((1,) * d), exact.normal_crossing(T, d)
-    yield "x^2 y", normal_crossing.make((2, 1)), exact.crossing(T, [2, 1])
-    yield "two basins", two_basins.make(), exact.two_basins(T)
-    for depth in (2, 3):
-        for s in (0.0, 0.1, 1.0):
-            model = normal_crossing.make((1,) * depth, s=s, prior=Normal())
-            yield f"chain {depth}, {s}", model, factorisation.scalar_chain(T, depth, s)
-
-
 @pytest.mark.statistics
 def test_known_potentials():
     """Every route: |z| at most 4; the best value: standard error at most 0.05; RMS z of all between 0.7 and 1.3."""
     z = {}
-    for name, model, curve in known_potentials():
+    for name, model, curve in potentials():
         report = free_energy(model, T)
         assert report.ok, (name, report.verdict)
         assert_close(report.best, curve.free_energy, max_stderr=0.05, what=name)
