@@ -1,0 +1,109 @@
+"""What several experiments share: shares of phases as free-energy differences, crossings as quantities, their marks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from jaxtyping import Int
+from matplotlib.colors import to_hex
+
+from slt.analysis import SEED, Draws
+from slt.config import RunConfig, instantiate, plain
+from slt.model import Model
+from slt.transitions import crossing
+from slt.transitions.crossing import Crossing, Difference
+from slt.typing import InputError, Quantity
+
+
+def model(run: Any, part: str = "main") -> Model:
+    """The model that a part of a run sampled."""
+    config = plain(run.config) if isinstance(run.config, RunConfig) else run.config
+    node = (config if part == "main" else config["parts"][part])["model"]
+    return instantiate(node, "model")
+
+
+def labels(data: xr.Dataset, x: str) -> tuple[Int[np.ndarray, "... ladder draw"], tuple[str, ...]]:
+    """Phase labels [..., x, ladder, draw] after burn-in, those of broken ladders -1, and the axes before x."""
+    view = Draws(data)
+    others = tuple(dim for dim in view.grid if dim != x)
+    order = [*(view.grid.index(dim) for dim in others), view.grid.index(x)]
+    found = np.where(view.ok[..., None], view.draws("phase"), -1).astype(int)
+    return found.transpose(*order, found.ndim - 2, found.ndim - 1), others
+
+
+def odds(x: Any, found: Int[np.ndarray, "x ladder draw"], low: Sequence[int], high: Sequence[int]) -> Difference:
+    """D = F_low - F_high = log(draws in `high`/draws in `low`) of all ladders together, where both were seen.
+
+    Ladders are the replicates: the error is linearised in each ladder's own share. InputError where fewer than two x
+    have draws in both.
+    """
+    a, b = (np.isin(found, phases).mean(-1) for phases in (low, high))  # [x, ladder]
+    pooled = np.stack([a.mean(-1), b.mean(-1)])
+    seen = (pooled > 0).all(0)
+    if seen.sum() < 2:
+        raise InputError("phases", (list(low), list(high)), "hardly any draw lies in one of the two: nothing crosses")
+    count = found.shape[1]
+    away = (b[seen] / pooled[1, seen, None] - a[seen] / pooled[0, seen, None]) / count
+    covariance = away @ away.T * count / max(count - 1, 1)
+    value = np.log(pooled[1, seen] / pooled[0, seen])
+    return crossing.estimated(np.asarray(x, float)[seen], value, covariance=covariance, dof=max(count - 1, 1))
+
+
+def odds_over_data(
+    x: Any, found: Int[np.ndarray, "data x ladder draw"], low: Sequence[int], high: Sequence[int]
+) -> Difference:
+    """D averaged over data sets, whose spread is its error. A share that no draw shows counts as half a draw.
+
+    So D of one data set is cut off at some log(draws): where nearly all data sets are certain its mean is too small,
+    but its sign, and so the crossing, are kept.
+    """
+    size = found.shape[-2] * found.shape[-1]
+    a, b = (np.log(np.isin(found, phases).sum((-2, -1)) + 0.5) - np.log(size + 1) for phases in (low, high))
+    return crossing.difference(x, -a[:, None], -b[:, None], paired=True)
+
+
+def critical(of: Difference | None) -> Crossing | None:
+    """The crossing from the first phase to the second, None where there is none or are several."""
+    return None if of is None else crossing.crossings(of).only(upward=True)
+
+
+def quantity(found: Crossing | None, **coords: list) -> Quantity:
+    """A crossing as a number of the summary, with its 90 per cent interval; NaN where there is none."""
+    if found is None:
+        return Quantity(np.array(np.nan), np.array(np.nan), {}, np.full(2, np.nan))
+    return Quantity(np.array(found.value), np.array(found.stderr), {}, np.array(found.interval))
+
+
+def known(value: Any, coords: Mapping[str, Sequence] | None = None) -> Quantity:
+    """A number without error: exact, or a prediction."""
+    value = np.asarray(value, float)
+    return Quantity(value, np.zeros(value.shape), {k: list(v) for k, v in (coords or {}).items()})
+
+
+def row(found: Sequence[Quantity], axis: str, values: Sequence) -> Quantity:
+    """Numbers of equal kind at every value of one more axis, as one quantity."""
+    wide = [np.full((*np.shape(q.value), 2), np.nan) if q.interval is None else q.interval for q in found]
+    parts = (np.stack([np.asarray(getattr(q, name), float) for q in found]) for name in ("value", "stderr"))
+    return Quantity(*parts, {axis: list(values)} | dict(found[0].coords), np.stack(wide))
+
+
+def seeds_last(found: np.ndarray, others: tuple[str, ...]) -> np.ndarray:
+    """Labels [..., x, ladder, draw] with the axis of data seeds first (of length one where there is none)."""
+    return np.moveaxis(found, others.index(SEED), 0) if SEED in others else found[None]
+
+
+def mark(ax: Any, found: Quantity | None, colour: str = "0.35", label: str | None = None) -> None:
+    """A crossing on the x-axis: a line at its value and a band over its interval."""
+    if found is None or not np.isfinite(found.value):
+        return
+    low, high = ax.get_xlim()
+    ends = np.clip(found.interval, low, high) if found.interval is not None else (found.value, found.value)
+    ax.axvspan(*ends, color=colour, alpha=0.15, lw=0, zorder=0.2)
+    ax.axvline(float(found.value), color=colour, lw=0.8, ls=(0, (4, 3)), zorder=0.4, label=label)
+
+
+def shades(count: int) -> list[str]:
+    """Colours of an ordered family of curves, dark to light, that colour-blind readers can order too."""
+    return [to_hex(matplotlib.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.85, count)]
