@@ -1,0 +1,133 @@
+"""Two tests along t that the theory of one phase gives: lam and C do not fall, and shares turn no faster than C allows.
+
+The theory is told in slt.transitions.changepoints.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from slt.typing import InputError
+
+LENGTHS = (1, 2, 3, 4, 6, 8, 12)
+"""Points of the windows that are compared, and `GAPS` between them."""
+GAPS = (0, 1, 2, 4, 8)
+ANGLE = 0.05
+"""Least error of an angle: where no draw left a phase its share has no error of its own."""
+FALLING = {"llc": 1.0, "heat_capacity": 2.0, "loss": 2.0}
+"""How many times the slack each curve may fall."""
+SHARES = ("occupancy", "mass")
+
+
+def kind(name: str) -> str:
+    """The name of a curve without its phase."""
+    return name.partition("[")[0]
+
+
+class Curve(NamedTuple):
+    """A curve as tested: y = matrix @ values on places x [m], errors of the values, how far it may fall."""
+
+    x: np.ndarray
+    values: np.ndarray
+    stderr: np.ndarray
+    matrix: np.ndarray
+    slack: float
+    ends: np.ndarray
+    "grid values [m, 2] that each y spans"
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.matrix @ self.values
+
+    @property
+    def error(self) -> np.ndarray:
+        return np.sqrt(np.square(self.matrix) @ np.square(self.stderr))
+
+
+def made(x: np.ndarray, given: Any, t: np.ndarray, slack: float) -> dict[str, Curve]:
+    """The curves that must not fall."""
+    made = {}
+    for name, (value, stderr) in given.items():
+        if kind(name) not in FALLING:
+            continue
+        use = np.flatnonzero(np.isfinite(value))
+        matrix, ends = np.eye(len(use)), np.stack([use, use], axis=1)
+        if kind(name) == "loss":
+            gap = 1 / t[use[:-1]] - 1 / t[use[1:]]
+            matrix = (np.eye(len(use))[:-1] - np.eye(len(use))[1:]) / gap[:, None]
+            ends = np.stack([use[:-1], use[1:]], axis=1)
+        at = np.sqrt(x[ends[:, 0]] * x[ends[:, 1]])
+        made[name] = Curve(at, value[use], stderr[use], matrix, slack * FALLING[kind(name)], ends)
+    return made
+
+
+def falls(curve: Curve, dof: float, simulations: int, rng: np.random.Generator) -> tuple[float, np.ndarray, Any]:
+    """The largest fall between two windows in standard errors, its law for a constant curve, and where it lies."""
+    count, weight = len(curve.x), 1 / np.square(curve.error)
+    rows, ends = [], []
+    for start in range(count):
+        for left in LENGTHS:
+            for gap in GAPS:
+                for right in LENGTHS:
+                    after = start + left + gap
+                    if after + right > count:
+                        break
+                    row = np.zeros(count)
+                    row[start : start + left] = weight[start : start + left] / weight[start : start + left].sum()
+                    row[after : after + right] = -weight[after : after + right] / weight[after : after + right].sum()
+                    rows.append(row)
+                    ends.append((curve.ends[start + left - 1, 0], curve.ends[after, 1]))
+    contrasts = np.array(rows) @ curve.matrix
+    spread = np.sqrt(np.square(contrasts) @ np.square(curve.stderr))
+    z = (contrasts @ curve.values - curve.slack) / spread
+    loudest = int(np.argmax(z))
+    scaled = contrasts * (curve.stderr / spread[:, None])
+    return float(z[loudest]), _largest(scaled, dof, simulations, rng), ends[loudest]
+
+
+def _largest(
+    rows: np.ndarray, dof: float, simulations: int, rng: np.random.Generator, both: bool = False
+) -> np.ndarray:
+    """The largest of rows @ noise in each simulation."""
+    found = []
+    for start in range(0, simulations, 500):
+        noise = rng.standard_t(dof, (rows.shape[1], min(500, simulations - start)))
+        table = rows @ noise
+        found.append((np.abs(table) if both else table).max(0))
+    return np.concatenate(found)
+
+
+def bound(made: Mapping[str, Curve], slack: float) -> tuple[np.ndarray, np.ndarray]:
+    """(x, the most that C may be there without a transition): the least that lam, or C, is measured at or beyond x."""
+    for wanted in ("llc", "heat_capacity", "loss"):
+        for name, curve in made.items():
+            if kind(name) == wanted:
+                most = curve.y + 2 * curve.error
+                return curve.x, np.minimum.accumulate(most[::-1])[::-1].clip(0) + slack * FALLING[wanted]
+    cure = "add the llc, heat capacity or loss: a share alone cannot tell a transition from the edge of its own region"
+    raise InputError("curves", SHARES, cure)
+
+
+def turns(
+    x: np.ndarray, value: np.ndarray, stderr: np.ndarray, bound: tuple[np.ndarray, np.ndarray], dof: float,
+    simulations: int, rng: np.random.Generator,
+) -> tuple[float, np.ndarray, Any]:  # fmt: skip
+    """The largest turn of the angle 2 arcsin sqrt(p) beyond what C allows, its law without a turn, and where."""
+    use = np.flatnonzero(np.isfinite(value))
+    share, error = value[use].clip(0, 1), stderr[use]
+    angle = 2 * np.arcsin(np.sqrt(share))
+    inside = share.clip(np.maximum(error, 1e-9), 1 - np.maximum(error, 1e-9)) if np.all(error < 0.5) else share
+    errors = np.maximum(error / np.sqrt((inside * (1 - inside)).clip(1e-6)), ANGLE)
+    u = np.log(x[use])
+    speed = np.sqrt(np.interp(u, np.log(bound[0]), bound[1]))
+    allowed = np.concatenate([[0.0], np.cumsum(np.diff(u) * np.maximum(speed[1:], speed[:-1]))])
+    first, last = np.triu_indices(len(use), 1)
+    spread = np.hypot(errors[first], errors[last])
+    z = (np.abs(angle[last] - angle[first]) - (allowed[last] - allowed[first])) / spread
+    rows = np.zeros((len(first), len(use)))
+    rows[np.arange(len(first)), first] = -errors[first] / spread
+    rows[np.arange(len(first)), last] = errors[last] / spread
+    loudest = int(np.argmax(z))
+    law = _largest(rows, dof, simulations, rng, both=True)
+    return float(z[loudest]), law, (use[first[loudest]], use[last[loudest]])

@@ -1,0 +1,94 @@
+"""The crossing of two phases from curves of the whole alone, by what thermodynamics says of their mixture.
+
+Phase a, of higher loss by b, has t<K> = alpha + b t, phase b gamma; the odds of b obey d log odds/dlog t = the gap, so
+
+    log odds_b(t) = b (t - t_c) + (alpha - gamma) log(t/t_c)
+    lam(t) = gamma + p_a (alpha - gamma + b t),     C(t) = p_a alpha + p_b gamma + p_a p_b (alpha - gamma + b t)^2
+
+and E[L] = L_0 + lam/t: four numbers (five with a loss) fit all curves. t_c is then where the phases weigh the same, as
+in Maxwell's construction, and neither the top of lam (too low) nor that of C (too high).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+REACH = (8.0, 3.0)
+"""How far below the top, as a ratio of t, points take part: two windows whose difference counts as an error."""
+POOR = 25.0
+"""Squares per degree of freedom, errors no smaller than 3 per cent, beyond which two phases do not describe it."""
+
+
+class Fit(NamedTuple):
+    """t_c, the standard error of log t_c, and the gap of t<K> there."""
+
+    t: float
+    stderr: float
+    sharpness: float
+
+
+def fit(t: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], top: int, bottom: int) -> Fit | None:
+    """The crossing near the fall from index top to bottom; None where two phases do not describe the curves.
+
+    curves: of `llc`, `heat_capacity` and `loss` (which counts only without an llc), (value, stderr) [k].
+    """
+    named = {name: pair for name, pair in curves.items() if name != "loss" or "llc" not in curves}
+    found = [_window(t, named, top, bottom, reach) for reach in REACH]
+    if found[0] is None:
+        return found[1]
+    if found[1] is None:
+        return found[0]
+    apart = abs(np.log(found[0].t / found[1].t))
+    best = found[0]
+    return best._replace(stderr=float(np.hypot(best.stderr, apart / 2)))
+
+
+def _window(t: np.ndarray, curves: Mapping[str, tuple], top: int, bottom: int, reach: float) -> Fit | None:
+    use = (t >= t[top] / reach) & (t <= max(t[bottom] * 1.5, t[top] * 3))
+    parts = []
+    for name, (value, stderr) in curves.items():
+        keep = use & np.isfinite(value)
+        scale = 1.0 if name != "loss" else 1 / t[keep]  # a loss in nats: t L
+        size = np.abs(value[keep] / scale) if name != "loss" else np.ones(keep.sum())
+        parts.append((name, t[keep], value[keep] / scale, np.hypot(stderr[keep] / scale, 0.03 * (size + 0.2))))
+    number = sum(len(part[1]) for part in parts)
+    floating = "loss" in curves
+    if number < 6 + floating:
+        return None
+    lam = next((p for p in parts if p[0] == "llc"), parts[0])
+    low = float(lam[2][-1]) if lam[0] != "loss" else 0.5
+    level = min((p[2][-1] / p[1][-1] for p in parts if p[0] == "loss"), default=0.0)
+
+    def residuals(v: np.ndarray) -> np.ndarray:
+        log_tc, log_b, alpha, gamma = v[:4]
+        gone = []
+        for name, at, y, s in parts:
+            b, tc = np.exp(log_b), np.exp(log_tc)
+            odds = b * (at - tc) + (alpha - gamma) * np.log(at / tc)
+            a, gap = special.expit(-odds), alpha - gamma + b * at
+            model = a * alpha + (1 - a) * gamma + a * (1 - a) * gap**2 if name == "heat_capacity" else gamma + a * gap
+            gone.append((model + (v[4] * at if name == "loss" else 0.0) - y) / s)
+        return np.concatenate(gone)
+
+    best = None
+    for gap in (2.0, 4.0, 8.0):
+        for place in (t[top], np.sqrt(t[top] * t[bottom])):
+            first = [np.log(place), np.log(gap / place), max(low, 0.1), max(low, 0.1)] + [level] * floating
+            try:
+                one = optimize.least_squares(residuals, first, x_scale="jac", max_nfev=200)
+            except (ValueError, np.linalg.LinAlgError):
+                continue
+            best = one if best is None or one.cost < best.cost else best
+    if best is None:
+        return None
+    free = max(1, number - len(best.x))
+    poor = 2 * best.cost / free
+    cover = np.linalg.pinv(best.jac.T @ best.jac) * max(1.0, poor)
+    tc, error = float(np.exp(best.x[0])), float(np.sqrt(cover[0, 0]))
+    sharpness = float(best.x[2] - best.x[3] + np.exp(best.x[1]) * tc)
+    inside = t[top] / 3 <= tc <= t[bottom] * 1.5
+    if not (inside and poor < POOR and np.isfinite(error) and error < 1.0 and sharpness > 0):
+        return None
+    return Fit(tc, error, sharpness)
