@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import special
+from scipy import special, stats
 
 from slt.measure import smc
 from slt.measure.target import Vector, prior_draws, values
@@ -27,6 +27,7 @@ from slt.typing import Estimate, Key, Scalar
 LARGEST = 8  # parameters; beyond, hit-and-run needs more moves than the thermal routes need gradients
 MOST_STEPS = 4000
 SHRINKS = 60
+THEORY = 20  # degrees of freedom that the error known from the information counts for
 
 
 class Run(NamedTuple):
@@ -160,8 +161,9 @@ def averaged(runs: Sequence[Run], t: Any) -> Estimate:
     """-log of the mean Z of independent runs at each t, as an Estimate [t] of F of K - K(reference).
 
     The spread of a few runs is a noisy measure of their error, and the theory of one run gives another, sqrt(H/points)
-    with H = -t <K> - log Z the information (Skilling 2006), which knows nothing of basins missed: where the spread is
-    the smaller of the two their mean square counts.
+    with H = -t <K> - log Z the information (Skilling 2006), which knows nothing of basins missed. So the theory counts
+    as THEORY degrees of freedom beside the spread's own, and what the spread has beyond the 95 per cent point of its
+    law under the theory is added with Student's quantile, so that the error grows continuously to the spread's.
     """
     t = np.asarray(t, np.float64)
     log_z = np.array([run.log_z(t) for run in runs])
@@ -169,6 +171,9 @@ def averaged(runs: Sequence[Run], t: Any) -> Estimate:
     points = (runs[0].log_mass == runs[0].log_mass[-1]).sum()
     levels = np.array([[run.mean(each) for each in t] for run in runs])
     information = np.maximum(-t * levels - log_z, 0.0).mean(0)
-    theory = np.sqrt(information / (points * len(runs)))
-    spread = np.asarray(found.stderr)
-    return Estimate(found.value, np.maximum(spread, np.sqrt((np.square(spread) + np.square(theory)) / 2)))
+    theory = information / (points * len(runs))
+    free = len(runs) - 1
+    student = np.square(stats.t.ppf(0.975, free) / stats.norm.ppf(0.975))
+    own = np.square(np.asarray(found.stderr)) / student
+    beyond = student * np.maximum(0.0, own - theory * stats.chi2.ppf(0.95, free) / free)
+    return Estimate(found.value, np.sqrt((free * own + THEORY * theory) / (free + THEORY) + beyond))

@@ -80,7 +80,11 @@ def test_an_improper_prior_has_no_free_energy():
 
 @pytest.mark.statistics
 def test_known_potentials():
-    """Every route: |z| at most 4; the best value: standard error at most 0.05; RMS z of all between 0.7 and 1.3."""
+    """Every route: |z| at most 4; the best value: standard error at most 0.05; RMS z of all between 0.7 and 1.3.
+
+    A single route has 13 targets of about two independent values each: the RMS of one whose errors are right lies
+    between 0.6 and 1.45 with 99.9 per cent.
+    """
     z = {}
     for name, model, curve in potentials():
         report = free_energy(model, T)
@@ -90,8 +94,9 @@ def test_known_potentials():
             assert_close(estimate, curve.free_energy, max_stderr=0.08, what=f"{name}, {route}")
             z.setdefault(route, []).append(z_scores(estimate, curve.free_energy))
         assert_close(report.lam, curve.lam, max_stderr=0.2, what=f"{name}, lam(t)")
+    assert 0.7 < np.sqrt(np.mean(np.square([z[route] for route in z if route != "best"]))) < 1.3
     for route, scores in z.items():
-        assert 0.7 < np.sqrt(np.mean(np.square(scores))) < 1.3, route
+        assert 0.6 < np.sqrt(np.mean(np.square(scores))) < 1.45, route
 
 
 @pytest.mark.statistics
