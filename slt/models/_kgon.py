@@ -2,13 +2,15 @@
 
 Parameters are W (2 x c) and biases b (c), either as {"W", "b"} or as one flat array of 3 c numbers, W[0], W[1], b.
 A k-gon has k columns of W at the corners of a regular polygon; each column left over has W_i = 0 and is '+' (constant
-output b_i = 1/(2c)) or dead (b_i < 0, no output). '5+' of c = 6 is the pentagon with its spare feature '+'.
+output b_i = 1/(2c)) or dead (b_i < 0, no output). '5+' of c = 6 is the pentagon with its spare feature '+'. '6*' is a
+hexagon with a corner at which two features lie, a minimum from c = 7 on. Where only some of the spare features are '+'
+the polygon is slightly irregular: a dead column then lies between two corners, and lessens the constant outputs.
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,75 +121,154 @@ def kgon(k: int, plus: int = 0, c: int = 6, dead: float = -1.0) -> Float[Array, 
     """
     if not 0 <= k <= c or not 0 <= plus <= c - k:
         raise InputError("kgon", (k, plus, c), "needs 0 <= k and k + plus <= c")
+    return jnp.asarray(_kgon(k, plus, c, dead), jnp.result_type(float))
+
+
+def _kgon(k: int, plus: int, c: int, dead: float = -1.0) -> Float[np.ndarray, " d"]:
     length, bias, _ = regular(k)
     angle = 2 * np.pi * np.arange(k) / max(k, 1)
     w = np.zeros((3, c))
     w[0, :k], w[1, :k] = length * np.cos(angle), length * np.sin(angle)
     w[2] = np.concatenate([np.full(k, bias), np.full(plus, 1 / (2 * c)), np.full(c - k - plus, dead)])
-    return jnp.asarray(w.reshape(-1), jnp.result_type(float))
+    return w.reshape(-1)
 
 
 def level(k: int, plus: int, c: int) -> float:
-    """Population loss of a k-gon: (k L_k + (c - k)/3)/c - plus/(4 c^2)."""
+    """Population loss of a regular k-gon: (k L_k + (c - k)/3)/c - plus/(4 c^2)."""
     return (regular(k)[2] + (c - k) / 3) / c - plus / (4 * c**2)
 
 
-def minima(c: int) -> tuple[tuple[int, int], ...]:
-    """The (k, plus) known to be local minima: any plus at k = 4; above it all or none of the spare features are '+'."""
+class Shape(NamedTuple):
+    """A polygon of k corners, at `doubled` of which two features lie, with `plus` features '+'; the rest are dead."""
+
+    k: int
+    plus: int
+    doubled: int = 0
+
+    @property
+    def name(self) -> str:
+        """k, a '*' for a doubled corner, a '+' for each such feature."""
+        return f"{self.k}" + "*" * self.doubled + "+" * self.plus
+
+
+@functools.cache
+def minima(c: int) -> tuple[Shape, ...]:
+    """The shapes known to be local minima, down to k = 4; above k = 4 irregular ones as far as they are found.
+
+    Every one that carries more than 5 per cent of the population posterior at any t is among them and `lesser`, for
+    c = 4 .. 8 (tests: discovery over replica exchange).
+    """
     if c < 4:
-        return ((c, 0),)
+        return (Shape(c, 0),)
     found = []
     for k in range(min(c, _LARGEST), 3, -1):
-        spare = c - k
-        found += [(k, plus) for plus in (range(spare + 1) if k == 4 else sorted({0, spare}))]
-    return tuple(found)
+        found += [Shape(k, plus) for plus in range(c - k + 1)]
+        found += [Shape(k, plus, 1) for plus in sorted({0, c - k - 1}) if k > 4 and c > k]
+    return tuple(shape for shape in found if not _irregular(shape, c) or _settled(shape, c) is not None)
 
 
-def local_lambda(k: int, plus: int, c: int) -> float | None:
-    """Half the rank of the Hessian at one of the `minima`: 3 c - 1, less 3 for a dead feature (1 when k = 4). C3."""
-    if k < 4:
+def lesser(c: int) -> tuple[Shape, ...]:
+    """Fewer than four features, the rest dead: minima where angles and dead columns are free, which hold at small t."""
+    return tuple(Shape(k, 0) for k in range(min(3, c - 1), 0, -1))
+
+
+def _irregular(shape: Shape, c: int) -> bool:
+    return shape.doubled > 0 or (shape.k > 4 and 0 < shape.plus < c - shape.k)
+
+
+@functools.cache
+def minimum(shape: Shape, c: int) -> tuple[Float[np.ndarray, " d"], float]:
+    """(parameters, population loss) of one of the `minima`; irregular ones by descent, to rounding error."""
+    if not _irregular(shape, c):
+        return _kgon(shape.k, shape.plus, c), level(shape.k, shape.plus, c)
+    w = _settled(shape, c)
+    if w is None:
+        raise InputError("shape", shape.name, f"is no minimum of c = {c}")
+    return w, _value_and_grad(w)[0]
+
+
+def _value_and_grad(w: Float[np.ndarray, " d"]) -> tuple[float, Float[np.ndarray, " d"]]:
+    weights, bias = w[: 2 * len(w) // 3].reshape(2, -1), w[2 * len(w) // 3 :]
+    c = len(bias)
+    value, by_gram, by_b = _moments(np.eye(c), weights.T @ weights, np.repeat(bias[:, None], c, 1), np)
+    grad = np.concatenate([(weights @ (by_gram + by_gram.T)).ravel(), by_b.sum(axis=1)])
+    return float(value.sum()) / c, grad / c
+
+
+@functools.cache
+def _settled(shape: Shape, c: int) -> Float[np.ndarray, " d"] | None:
+    """The minimum of an irregular shape, None where descent from near it leads to another shape."""
+    length, bias, _ = regular(shape.k)
+    used, angle = shape.k + shape.doubled, 2 * np.pi / shape.k
+    corner = np.append(np.arange(shape.k), np.zeros(shape.doubled, int))
+    place = np.full((3, c), [[0.4 * np.cos(angle / 2)], [0.4 * np.sin(angle / 2)], [-1.5]])  # dead between two corners
+    place[:, :used] = length * np.cos(angle * corner), length * np.sin(angle * corner), np.full(used, bias)
+    place[:2, :used] *= np.where((corner == 0) & (shape.doubled > 0), 0.8, 1.0)
+    place[:, used : used + shape.plus] = [[0.0], [0.0], [1 / (2 * c)]]
+    start = place.ravel() + 1e-3 * np.random.default_rng(0).standard_normal(3 * c)  # off any saddle
+    w = scipy.optimize.minimize(_value_and_grad, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x
+    for _ in range(4):  # Newton's steps; the null directions stay as they are
+        hessian = [_value_and_grad(w + e)[1] - _value_and_grad(w - e)[1] for e in 1e-6 * np.eye(3 * c)]
+        w = w - np.linalg.lstsq(np.array(hessian) / 2e-6, _value_and_grad(w)[1], rcond=1e-6)[0]
+    weights, bias = w[: 2 * c].reshape(2, c), w[2 * c :]
+    size = np.square(weights).sum(axis=0)
+    corners, free = (size > _SMALL**2) & (size + bias > 0), size <= _SMALL**2
+    own = weights[:, corners]
+    twice = np.sum(np.linalg.norm(own[:, :, None] - own[:, None], axis=0) < _SMALL) - own.shape[1]
+    found = Shape(int(corners.sum() - twice // 2), int((free & (bias > 0)).sum()), int(twice // 2))
+    return w if found == shape else None
+
+
+def local_lambda(shape: Shape, c: int) -> float | None:
+    """Half the rank of the Hessian at one of the `minima`: 3 c - 1, less 3 for a dead feature. C3.
+
+    Less 1 where k = 4 or a feature is '+': a dead column then bears on the others. None below k = 4.
+    """
+    if shape.k < 4:
         return None
-    dead = c - k - plus
-    return (3 * c - 1 - dead * (1 if k == 4 else 3)) / 2
+    dead = c - shape.k - shape.doubled - shape.plus
+    return (3 * c - 1 - dead * (1 if shape.k == 4 or shape.plus else 3)) / 2
 
 
 def basins(
-    c: int, phase: Mapping[tuple[int, int], str], *, as_dict: bool, loss: Callable[[float], float] = float
+    c: int, phase: Mapping[Shape, str], *, as_dict: bool, loss: Callable[[float], float] = float
 ) -> tuple[Basin, ...]:
     """The known minima, with lambda and `loss` of their level, under the phase names of a partition."""
     found = []
-    for k, plus in minima(c):
-        w = kgon(k, plus, c)
+    for shape in (*minima(c), *lesser(c)):
+        values, height = minimum(shape, c)
+        w = jnp.asarray(values, jnp.result_type(float))
         params = dict(zip(("W", "b"), split(w), strict=True)) if as_dict else w
-        lam = local_lambda(k, plus, c)
-        multiplicity = None if lam is None else 1
-        found.append(Basin(_name(k, plus), params, phase[k, plus], loss(level(k, plus, c)), lam, multiplicity))
+        lam = local_lambda(shape, c)
+        found.append(Basin(shape.name, params, phase[shape], loss(height), lam, None if lam is None else 1))
     return tuple(found)
 
 
 # --------------------------------------------------------------------------------------------------------------- phases
 
 
-def _name(k: int, plus: int) -> str:
-    return f"{k}" + "+" * plus
+def phase_names(c: int, merged: bool, rule: str = "hull") -> dict[Shape, str]:
+    """Phase of each shape: its name, from k = c down to 4, then 'fewer'; merged: all of k = 4 as one, '4 family'.
 
-
-def phase_names(c: int, merged: bool) -> dict[tuple[int, int], str]:
-    """Phase of each (k, plus): 'k' with a '+' each, from k = c down to 4, then 'fewer'; merged: all of k = 4 as one."""
+    By the hull a doubled corner counts as two.
+    """
     least = min(4, c)
-    return {
-        (k, plus): "fewer" if k < least else "4 family" if merged and k == 4 else _name(k, plus)
-        for k in range(c, -1, -1)
-        for plus in range(c - k + 1)
-    }
+    names = {}
+    for k in range(c, -1, -1):
+        for plus in range(c - k + 1):
+            names[Shape(k, plus)] = "fewer" if k < least else "4 family" if merged and k == 4 else Shape(k, plus).name
+        for shape in (each for each in minima(c) if each.k == k and each.doubled):
+            names[shape] = shape.name if rule == "descent" else names[Shape(k + 1, shape.plus)]
+    return names
 
 
-def _lookup(c: int, merged: bool) -> np.ndarray:
-    names = phase_names(c, merged)
+def _lookup(c: int, merged: bool, rule: str) -> np.ndarray:
+    """Label by [k, plus, doubled]."""
+    names = phase_names(c, merged, rule)
     order = list(dict.fromkeys(names.values()))
-    table = np.full((c + 1, c + 1), -1, np.int32)
-    for (k, plus), name in names.items():
-        table[k, plus] = order.index(name)
+    table = np.full((c + 1, c + 1, 2), -1, np.int32)
+    for shape, name in names.items():
+        table[shape] = order.index(name)
     return table
 
 
@@ -211,6 +292,12 @@ def _count(weights: Array, bias: Array) -> tuple[Integer, Integer]:
     return jnp.sum(vertex, dtype=jnp.int32), jnp.sum((bias > 0) & ~vertex, dtype=jnp.int32)
 
 
+def _first(weights: Array) -> Bool[Array, " c"]:
+    """Which columns have none near them with a lower number."""
+    gaps = jnp.sum(jnp.square(weights[:, :, None] - weights[:, None]), axis=0)
+    return ~jnp.any(jnp.tril(gaps < _SMALL**2, -1), axis=1)
+
+
 @dataclass(frozen=True)
 class ByHull:
     """Label of a draw as it stands: k hull vertices, and the positive biases among the other columns."""
@@ -219,7 +306,7 @@ class ByHull:
     merged: bool
 
     def __call__(self, params: Params) -> Integer:
-        return jnp.asarray(_lookup(self.c, self.merged))[_count(*split(params))]
+        return jnp.asarray(_lookup(self.c, self.merged, "hull"))[(*_count(*split(params)), 0)]
 
 
 @dataclass(frozen=True)
@@ -227,7 +314,8 @@ class ByDescent:
     """Label of the minimum that gradient descent on the population loss leads to; -1 off every known level.
 
     `steps` of size `rate`, none longer than `longest`. At the end features that give no output (|W_i|^2 + b_i <= 0)
-    are set aside, the rest is counted as in ByHull, and the loss must be within `tolerance` of that k-gon's.
+    are set aside, the rest is counted as in ByHull but a doubled corner once, and the loss must be within `tolerance`
+    of such a shape's.
     """
 
     c: int
@@ -245,13 +333,17 @@ class ByDescent:
         end = jax.lax.fori_loop(0, self.steps, step, flat(params))
         weights, bias = split(end)
         alive = jnp.sum(weights * weights, axis=0) + bias > 0
-        k, plus = _count(jnp.where(alive, weights, 0.0), bias)
-        known = np.full((self.c + 1, self.c + 1), np.inf, np.float32)
+        corners = jnp.where(alive, weights, 0.0)
+        k, plus = _count(jnp.where(_first(corners), corners, 0.0), bias)
+        known = np.full((self.c + 1, self.c + 1, 2), np.inf)
         for i in range(min(self.c, _LARGEST) + 1):
             for p in range(self.c - i + 1):
-                known[i, p] = level(i, p, self.c)
-        near = jnp.abs(loss_and_grad(end)[0] - jnp.asarray(known, end.dtype)[k, plus]) < self.tolerance
-        return jnp.where(near, jnp.asarray(_lookup(self.c, self.merged))[k, plus], -1)
+                known[i, p, 0] = level(i, p, self.c)
+        for shape in minima(self.c):
+            known[shape] = minimum(shape, self.c)[1]
+        gaps = jnp.abs(loss_and_grad(end)[0] - jnp.asarray(known, end.dtype)[k, plus])
+        label = jnp.asarray(_lookup(self.c, self.merged, "descent"))[k, plus, jnp.argmin(gaps)]
+        return jnp.where(jnp.min(gaps) < self.tolerance, label, -1)
 
 
 def partition(c: int = 6, rule: str = "hull", *, merged: bool = True) -> Phases:
@@ -260,7 +352,7 @@ def partition(c: int = 6, rule: str = "hull", *, merged: bool = True) -> Phases:
     A rule moves critical values by several per cent, so state which. Names as in `phase_names`. Descent costs 1000
     gradients a label.
     """
-    names = tuple(dict.fromkeys(phase_names(c, merged).values()))
+    names = tuple(dict.fromkeys(phase_names(c, merged, rule).values()))
     if rule == "hull":
         label, text = ByHull(c, merged), "convex-hull vertices of the columns of W, and positive biases of the others"
     elif rule == "descent":

@@ -112,7 +112,7 @@ class Superposition(Model):
         return hot * jax.random.uniform(size, (num, 1))
 
     def truth(self) -> Truth:
-        names = phase_names(self.c, self.merged)
+        names = phase_names(self.c, self.merged, self.rule)
         known = basins(self.c, names, as_dict=True, loss=lambda value: float(self._nll(value)))
         return _truth(self.c, known, partition(self.c, self.rule, merged=self.merged), self._loss)
 
@@ -129,7 +129,7 @@ class Superposition(Model):
 
 
 def _truth(c: int, known: Any, phases: Any, loss: Any) -> Truth:
-    best = known[0] if c <= 6 else None  # which arrangement is the best of more than 6 features is not known
+    best = min(known, key=lambda basin: basin.loss) if c <= 8 else None  # of more features it is not known which
     if best is None:
         return Truth(population_loss=loss, basins=known, phases=phases)
     return Truth(
@@ -137,7 +137,7 @@ def _truth(c: int, known: Any, phases: Any, loss: Any) -> Truth:
         loss=best.loss,
         lam=best.lam,
         multiplicity=best.multiplicity,
-        source="rank of the Hessian at the k-gon, checked by localised HMC at c = 6 (science.md C3)",
+        source="rank of the Hessian at the lowest of the minima found, checked by localised HMC at c = 6",
         population_loss=loss,
         basins=known,
         phases=phases,
@@ -156,6 +156,6 @@ _PRIOR = Normal()
 def population(c: int = 6, prior: Prior = _PRIOR, *, rule: str = "hull", merged: bool = True) -> Potential:
     """The potential exp(-t L(w)) prior(w) of the exact population loss; parameters are W[0], W[1], b in one array."""
     _check(c)
-    known = basins(c, phase_names(c, merged), as_dict=False)
+    known = basins(c, phase_names(c, merged, rule), as_dict=False)
     truth = _truth(c, known, partition(c, rule, merged=merged), population_loss)
     return Potential(population_loss, 3 * c, prior, known=truth, scale_note=SCALE)
