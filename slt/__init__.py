@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from slt.engine import Schedule, Start, prepare, run
     from slt.measure.barrier import barrier
     from slt.measure.criteria import criteria
+    from slt.measure.discovery import discover
     from slt.measure.evidence import Budget
     from slt.measure.equations_of_state import equations_of_state
     from slt.measure.free_energy import free_energy, phase_free_energies
@@ -54,6 +55,7 @@ __all__ = [
     "barrier",
     "compare",
     "criteria",
+    "discover",
     "equations_of_state",
     "free_energy",
     "from_linen",
@@ -99,6 +101,7 @@ _HOME = {
     "barrier": "measure.barrier",
     "compare": "results",
     "criteria": "measure.criteria",
+    "discover": "measure.discovery",
     "equations_of_state": "measure.equations_of_state",
     "free_energy": "measure.free_energy",
     "from_linen": "adapters",
