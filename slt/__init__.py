@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slt.measure.equations_of_state import equations_of_state
     from slt.measure.free_energy import free_energy, phase_free_energies
     from slt.measure.llc import llc
+    from slt.measure.transition import transition
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
     from slt.phases import Basin, Phases
@@ -74,6 +75,7 @@ __all__ = [
     "sweep",
     "trace",
     "train",
+    "transition",
 ]
 
 # Public name -> the module of slt that defines it.
@@ -119,6 +121,7 @@ _HOME = {
     "summarise": "analysis",
     "sweep": "drivers",
     "trace": "observables",
+    "transition": "measure.transition",
     "train": "dynamics",
 }
 

@@ -9,7 +9,7 @@ F - log mass_a, and stands beside.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,76 @@ def _descend(posterior: Posterior, w: Array, steps: int = 80) -> Array:
     return jax.vmap(one)(w)
 
 
+class Replicates(NamedTuple):
+    """What F of the phases rests on. Of each phase: tables, log of its mass in each run [run, t] (None: not measured);
+    shown, some draws [t, i, d]; start, "prior", "seed" or "none"; anchor, the relative error of the prior mass that all
+    its runs share. prior_mass [P] and `draws`, their number; seeds and their labels: known points, the model's too.
+    """
+
+    tables: list[np.ndarray | None]
+    shown: list[np.ndarray | None]
+    start: tuple[str, ...]
+    anchor: np.ndarray
+    prior_mass: Estimate
+    draws: int
+    seeds: list[Any]
+    labels: list[int]
+
+
+def replicates(
+    of: Target,
+    asked: np.ndarray,
+    phases: Phases,
+    key: Key,
+    *,
+    budget: Budget,
+    points: Sequence[Any] = (),
+    only: Sequence[int] | None = None,
+) -> Replicates:
+    """Independent runs of SMC confined to each phase (of `only`), through the values `asked`; else as `measure`."""
+    count, runs, number = len(phases.names), budget.runs, budget.particles
+    hit_key, prior_key, seed_key = jax.random.split(key, 3)
+    drawn, hits, draws = _prior_hits(of, phases, hit_key, runs * number)
+    mass = hits / draws
+    prior_mass = Estimate(mass, np.sqrt(mass * (1 - mass) / draws))
+    truth = of.model.truth()
+    basins = [] if truth is None else [basin.params for basin in truth.basins]
+    seeds = [*points, *basins]
+    labels = [int(phases.label(jax.tree.map(jnp.asarray, seed))) for seed in seeds]
+
+    tables: list[np.ndarray | None] = [None] * count  # log of the mass of the phase [run, t]
+    shown: list[np.ndarray | None] = [None] * count  # some draws [t, i, d]
+    start = ["none"] * count
+    wanted = range(count) if only is None else only
+    here = [a for a in wanted if hits[a] >= ENOUGH]
+    if here:
+        w = np.stack([_portions(drawn[a], runs, number) for a in here]).reshape(len(here) * runs, number, -1)
+        which = jnp.asarray(np.repeat(here, runs), jnp.int32)
+        path = smc.Path(of.posterior, None, which, phases)
+        watch = lambda run, at, w: np.asarray(w[:SHOWN])  # noqa: E731
+        found = smc.run(path, asked, prior_key, runs=len(which), particles=number, start=jnp.asarray(w), watch=watch)
+        for i, a in enumerate(here):
+            own = [each for each in found[i * runs : (i + 1) * runs] if each.ended]
+            tables[a] = np.array([each.log_z[each.at] for each in own]) + np.log(mass[a])
+            shown[a] = np.concatenate([each.labels for each in own if each.labels is not None], axis=1)
+            start[a] = "prior"
+    rare = [j for j, label in enumerate(labels) if label in wanted and label not in here]
+    if rare:
+        about = by.about(of, [seeds[j] for j in rare], asked)
+        own_labels = [labels[j] for j in rare]
+        log_z, places = by.seeded_runs(
+            of, about, asked, seed_key, runs=runs, particles=number, phases=phases, labels=own_labels, shown=SHOWN
+        )
+        for a in sorted(set(own_labels)):
+            mine = [i for i, label in enumerate(own_labels) if label == a]
+            total = smc.averaged(log_z[:, :, mine]).value  # several seeds of one phase: the one that finds most
+            chosen = mine[int(np.argmin(np.asarray(total)[-1]))]
+            tables[a], shown[a], start[a] = log_z[:, :, chosen], places[:, chosen], "seed"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        anchor = np.where([each == "prior" for each in start], prior_mass.stderr / mass, 0.0)
+    return Replicates(tables, shown, tuple(start), anchor, prior_mass, draws, seeds, labels)
+
+
 def measure(
     of: Target,
     asked: np.ndarray,
@@ -135,44 +205,8 @@ def measure(
     """
     budget = Budget() if budget is None else budget
     phases = known(of, phases)
-    count, runs, number = len(phases.names), budget.runs, budget.particles
-    hit_key, prior_key, seed_key = jax.random.split(key, 3)
-    drawn, hits, draws = _prior_hits(of, phases, hit_key, runs * number)
-    mass = hits / draws
-    prior_mass = Estimate(mass, np.sqrt(mass * (1 - mass) / draws))
-    truth = of.model.truth()
-    basins = [] if truth is None else [basin.params for basin in truth.basins]
-    seeds = [*points, *basins]
-    labels = [int(phases.label(jax.tree.map(jnp.asarray, seed))) for seed in seeds]
-
-    tables: list[np.ndarray | None] = [None] * count  # log of the mass of the phase [run, t]
-    shown: list[np.ndarray | None] = [None] * count  # some draws [t, i, d]
-    start = ["none"] * count
-    here = [a for a in range(count) if hits[a] >= ENOUGH]
-    if here:
-        w = np.stack([_portions(drawn[a], runs, number) for a in here]).reshape(len(here) * runs, number, -1)
-        which = jnp.asarray(np.repeat(here, runs), jnp.int32)
-        path = smc.Path(of.posterior, None, which, phases)
-        watch = lambda run, at, w: np.asarray(w[:SHOWN])  # noqa: E731
-        found = smc.run(path, asked, prior_key, runs=len(which), particles=number, start=jnp.asarray(w), watch=watch)
-        for i, a in enumerate(here):
-            own = [each for each in found[i * runs : (i + 1) * runs] if each.ended]
-            tables[a] = np.array([each.log_z[each.at] for each in own]) + np.log(mass[a])
-            shown[a] = np.concatenate([each.labels for each in own if each.labels is not None], axis=1)
-            start[a] = "prior"
-    rare = [j for j, label in enumerate(labels) if 0 <= label < count and label not in here]
-    if rare:
-        about = by.about(of, [seeds[j] for j in rare], asked)
-        own_labels = [labels[j] for j in rare]
-        log_z, places = by.seeded_runs(
-            of, about, asked, seed_key, runs=runs, particles=number, phases=phases, labels=own_labels, shown=SHOWN
-        )
-        for a in sorted(set(own_labels)):
-            mine = [i for i, label in enumerate(own_labels) if label == a]
-            total = smc.averaged(log_z[:, :, mine]).value  # several seeds of one phase: the one that finds most
-            chosen = mine[int(np.argmin(np.asarray(total)[-1]))]
-            tables[a], shown[a], start[a] = log_z[:, :, chosen], places[:, chosen], "seed"
-    return _report(of, asked, phases, tables, shown, tuple(start), prior_mass, seeds, labels, ladders, best)
+    found = replicates(of, asked, phases, key, points=points, budget=budget)
+    return report(of, asked, phases, found, ladders, best)
 
 
 def _portions(drawn: np.ndarray, runs: int, number: int) -> np.ndarray:
@@ -182,30 +216,25 @@ def _portions(drawn: np.ndarray, runs: int, number: int) -> np.ndarray:
     return np.stack([drawn[r * share : (r + 1) * share][index] for r in range(runs)])
 
 
-def _report(
+def report(
     of: Target,
     asked: np.ndarray,
     phases: Phases,
-    tables: list[np.ndarray | None],
-    shown: list[np.ndarray | None],
-    start: tuple[str, ...],
-    prior_mass: Estimate,
-    seeds: list[Any],
-    labels: list[int],
-    ladders: by.Ladders | None,
-    best: Estimate | None,
+    found: Replicates,
+    ladders: by.Ladders | None = None,
+    best: Estimate | None = None,
 ) -> PhaseReport:
+    """What the runs tell; arguments as of `measure`."""
+    tables, shown, start, anchors, prior_mass, _, seeds, labels = found
     count, times = len(phases.names), len(asked)
     value, error, interior = (np.full((times, count), np.nan) for _ in range(3))
     laplace, singular = np.full((times, count), np.nan), np.zeros(count, bool)
     fit = np.full((2, count, 3), np.nan)
-    masses = np.asarray(prior_mass.value)
     for a, (table, places) in enumerate(zip(tables, shown, strict=True)):
         if table is None or places is None:
             continue
         one = smc.averaged(table)
-        anchor = np.asarray(prior_mass.stderr)[a] / masses[a] if start[a] == "prior" else 0.0
-        value[:, a], error[:, a] = np.asarray(one.value), np.hypot(np.asarray(one.stderr), anchor)
+        value[:, a], error[:, a] = np.asarray(one.value), np.hypot(np.asarray(one.stderr), anchors[a])
         ends = _descend(of.posterior, jnp.asarray(places[:, :: max(1, places.shape[1] // SHOWN)].reshape(-1, of.dim)))
         own = np.asarray(_labels(of.posterior, ends, phases)).reshape(times, -1) == a
         interior[:, a] = own.mean(-1)

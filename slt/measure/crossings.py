@@ -1,0 +1,175 @@
+"""From runs of SMC confined to two phases to their free energies' difference, the barrier in their draws, theory.
+
+Pure bookkeeping for `slt.measure.transition`: what each number rests on, and with what error.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from slt.measure import regions, target
+from slt.measure.regions import PhaseReport, Replicates
+from slt.measure.target import Target
+from slt.phases import Phases
+from slt.posterior import Posterior
+from slt.transitions import crossing
+from slt.transitions import kind as kinds
+from slt.transitions.crossing import Crossing, Crossings, Difference, Part
+from slt.transitions.kind import Height, Kind
+from slt.transitions.predictions import Form, Prediction
+from slt.typing import InputError
+
+POINTS = 5  # about a crossing
+NEAR = 0.05  # their least reach, in log t
+
+
+def table(found: Replicates, parts: Phases, a: int) -> np.ndarray:
+    """log Z [run, t] of phase a; InputError where it could not be measured."""
+    table = found.tables[a]
+    if table is None or not np.isfinite(table.max(0)).all():
+        raise InputError(
+            "seeds", f"none in {parts.names[a]}",
+            f"the prior hardly meets this phase (mass {np.asarray(found.prior_mass.value)[a]:.1g}): give a point in it",
+        )  # fmt: skip
+    return table
+
+
+def jackknife(log_z: Float[np.ndarray, "run x"]) -> Float[np.ndarray, "run x"]:
+    """Pseudo-values of F = -log mean Z: their mean is F less its bias, their spread its error."""
+    runs = len(log_z)
+    top = log_z.max(0)
+    ratio = np.exp(log_z - top)
+    total = ratio.sum(0)
+    with np.errstate(divide="ignore"):
+        whole, left = -np.log(total / runs), -np.log((total - ratio).clip(1e-300) / (runs - 1))
+    return runs * whole - (runs - 1) * left - top
+
+
+def anchor(mass: np.ndarray, draws: int, start: Sequence[str], pair: tuple[int, int]) -> float:
+    """Standard error of log(mass_a/mass_b) from a count of prior draws; of the one phase that rests on it, or 0."""
+    own = [a for a in pair if start[a] == "prior"]
+    if len(own) == 2:
+        return float(np.sqrt((1 / mass[own[0]] + 1 / mass[own[1]]) / draws))
+    return float(np.sqrt((1 - mass[own[0]]) / (mass[own[0]] * draws))) if own else 0.0
+
+
+def difference(x: np.ndarray, curves: Sequence[np.ndarray], anchor: float) -> Difference:
+    """F_a - F_b from pseudo-values [run, x], with the error that all runs share."""
+    d = crossing.difference(x, curves[0], curves[1])
+    return dataclasses.replace(d, parts=(*d.parts, Part(np.full((1, x.size), anchor), 1e6)))
+
+
+def close(seen: Crossings, grid: np.ndarray) -> np.ndarray:
+    """Values about every crossing, as far as three standard errors of it go, inside the grid."""
+    about = []
+    for each in seen.found:
+        reach = float(np.clip(3 * each.stderr / each.value, NEAR, 1.0))
+        ends = np.clip(each.value * np.exp([-reach, reach]), grid[0], grid[-1])
+        about.append(np.geomspace(*ends, POINTS))
+    return np.unique(np.concatenate(about))
+
+
+def between_signs(x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Two whole numbers, spaced evenly in log, in every gap of x at whose ends `value` has opposite signs."""
+    gaps = np.flatnonzero(value[:-1] * value[1:] < 0)
+    inner = [np.geomspace(x[i], x[i + 1], 4)[1:3] for i in gaps]
+    return np.unique(np.rint(np.concatenate(inner)).astype(np.int64)) if inner else np.zeros(0, np.int64)
+
+
+def sized(of: Target, data: Any, size: int) -> Target:
+    """The target on the first `size` samples of `data`, in the shapes of all of them: one program serves every size."""
+    posterior = Posterior.build(of.model, data, size, 1.0, centre=of.posterior.centre)
+    offset = -float(np.mean(np.asarray(posterior.reference, np.float64)[:size]))
+    return dataclasses.replace(of, data=data, n=size, posterior=posterior, offset=offset, anchored=False)
+
+
+def affirmed(found: Crossings, seen: Crossings) -> Crossings:
+    """The crossings of the second pass, certain also where the first, independent one was."""
+    sure = [each.value for each in seen.found if each.certain]
+
+    def one(each: Crossing) -> Crossing:
+        near = any(abs(np.log(value / each.value)) < 0.5 for value in sure)
+        return each._replace(certain=each.certain or near)
+
+    return found._replace(found=tuple(one(each) for each in found.found))
+
+
+@jax.jit
+def _losses(posterior: Posterior, w: Array) -> Array:
+    return jax.vmap(lambda x: target.values(posterior, x)[1])(w)
+
+
+def heights_of(
+    of: Target, shown: Sequence[np.ndarray], order: Callable[[Any], Any] | None
+) -> tuple[list[Height], list[np.ndarray]]:
+    """Barriers between draws [i, d] confined to either phase, run by run, by several order parameters; and a point of
+    each phase, its draw of least K, between which they are drawn.
+    """
+    draws = [np.asarray(each, np.float64).reshape(-1, regions.SHOWN, of.dim) for each in shown]
+    dtype = of.posterior.beta.dtype
+    points = []
+    for each in draws:
+        flat = jnp.asarray(each.reshape(-1, of.dim), dtype)
+        points.append(np.asarray(flat[int(np.nanargmin(np.asarray(_losses(of.posterior, flat))))], np.float64))
+    a, b = points
+    line = b - a
+    size = float(np.mean([np.square(each - each.mean((0, 1))).sum(-1).mean() for each in draws])) + 1e-12 * line @ line
+
+    def ratio(w: np.ndarray) -> np.ndarray:
+        return np.log((np.square(w - a).sum(-1) + size) / (np.square(w - b).sum(-1) + size))
+
+    rules = {"projection on the line between the phases": lambda w: w @ line, "ratio of the distances to them": ratio}
+    found = [kinds.height(rule(draws[0]), rule(draws[1]), name) for name, rule in rules.items()]
+    if order is not None:
+
+        def own(w: np.ndarray) -> np.ndarray:
+            flat = jnp.asarray(w.reshape(-1, of.dim), dtype)
+            values = jax.jit(jax.vmap(lambda x: order(target.unravel(of.posterior, x))))(flat)
+            return np.asarray(values, np.float64).reshape(w.shape[:-1])
+
+        found.append(kinds.height(own(draws[0]), own(draws[1]), "the order parameter given"))
+    return found, points
+
+
+def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
+    """(asymptotic form, Laplace's form) of F of phase a: known lambda and loss where the model has them, else fitted.
+
+    The constant of a known form is what the largest t measured leaves over.
+    """
+    truth = of.model.truth()
+    basins = () if truth is None else truth.basins
+    known = [
+        each for each in basins if each.phase == report.names[a] and each.loss is not None and each.lam is not None
+    ]
+    basin = min(known, key=lambda each: each.loss, default=None)
+    fit = np.asarray(report.fit.value)[a]
+    form = Form(float(fit[0]), float(fit[1]), 1, float(fit[2]))
+    if basin is not None and basin.loss is not None and basin.lam is not None:
+        form = Form(basin.loss, basin.lam, basin.multiplicity or 1, 0.0)
+        last = np.asarray(report.free_energy.value)[-1, a] - form.at(report.t[-1:])[0]
+        form = form._replace(constant=float(last) if report.interior[-1, a] >= 0.95 else np.nan)
+    rest = report.laplace[:, a] - of.dim / 2 * np.log(report.t)
+    slope = float((rest[-1] - rest[0]) / (report.t[-1] - report.t[0]))
+    return form, Form(slope, of.dim / 2, 1, float(rest[-1] - slope * report.t[-1]))
+
+
+def verdict(
+    names: tuple[str, str], axis: str, found: Crossings, kind: Kind | None, guesses: Sequence[Prediction], sets: int
+) -> str:
+    """All in a few sentences."""
+    a, b = names
+    over = f", averaged over {sets} data sets" if sets > 1 else ""
+    said = [f"{a} -> {b} along {axis}{over}. {found.sentence}"]
+    wrong = [each for each in found.found if not each.upward]
+    if wrong:
+        said.append(f"At {', '.join(f'{each.value:.4g}' for each in wrong)} it is {b} that gives way to {a}.")
+    if kind is not None:
+        said.append(f"Kind: {kind.kind} ({'; '.join(kind.reasons)}).")
+    if guesses:
+        said.append("Theory: " + "; ".join(str(each) for each in guesses) + ".")
+    return " ".join(said)
