@@ -1,64 +1,29 @@
 """Numbers as a person reads them: estimates with errors, quantities along their axes, two runs side by side."""
 
 import fnmatch
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from slt.results import Row
+from slt.results.words import estimate, label, main_names, place, points
 
-INTERNAL = ("rhat", "ess", "acceptance", "swap", "round_trips", "dwell")
-"""Quantities that tell how well a run went, left out of an overview unless they are asked for."""
-
-
-class Point(NamedTuple):
-    """One point of a quantity: all its coordinates, those along axes of more than one value, value, standard error."""
-
-    all: dict[str, Any]
-    where: dict[str, Any]
-    value: float
-    stderr: float
-
-    def __str__(self) -> str:
-        return estimate(self.value, self.stderr) + (f"  at {place(self.where)}" if self.where else "")
-
-
-def points(quantity: Any) -> list[Point]:
-    """The points of a quantity (value, stderr, coords), last axis fastest."""
-    value, stderr = (np.asarray(part, float) for part in (quantity.value, quantity.stderr))
-    varying = [name for name, axis in quantity.coords.items() if len(axis) > 1]
-    found = []
-    for at, v, s in zip(itertools.product(*quantity.coords.values()), value.ravel(), stderr.ravel(), strict=True):
-        everything = dict(zip(quantity.coords, at, strict=True))
-        found.append(Point(everything, {name: everything[name] for name in varying}, float(v), float(s)))
-    return found
-
-
-def place(where: Mapping[str, Any]) -> str:
-    """Coordinates in words."""
-    return ", ".join(f"{name} = {label(value)}" for name, value in where.items())
-
-
-def estimate(value: float, stderr: float) -> str:
-    """A value with its standard error to two digits, 1.234 ± 0.056; "-" where there is no value."""
-    if not math.isfinite(value):
-        return "-"
-    if not math.isfinite(stderr) or stderr <= 0:
-        return f"{value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(stderr)))
-    if digits > 8 or abs(value) >= 1e7:
-        return f"{value:.4g} ± {stderr:.2g}"
-    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
-
-
-def label(value: Any) -> str:
-    """A coordinate's value in words."""
-    return f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
+__all__ = [
+    "beside",
+    "chosen",
+    "differences",
+    "estimate",
+    "main_names",
+    "memory",
+    "overview",
+    "points",
+    "table",
+    "whole",
+]
 
 
 def memory(count: float) -> str:
@@ -82,11 +47,6 @@ def chosen(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """The names that are, or match, one of the patterns; a bracket stands for itself, as names hold it."""
     plain = [pattern.replace("[", "[[]") for pattern in patterns]
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in plain)]
-
-
-def main_names(names: Iterable[str]) -> list[str]:
-    """The names of results, without those that tell how well a run went."""
-    return [name for name in names if name.split("[")[0].rpartition(".")[2] not in INTERNAL]
 
 
 def overview(quantities: Mapping[str, Any], names: Iterable[str]) -> Table:
