@@ -107,3 +107,13 @@ def mark(ax: Any, found: Quantity | None, colour: str = "0.35", label: str | Non
 def shades(count: int) -> list[str]:
     """Colours of an ordered family of curves, dark to light, that colour-blind readers can order too."""
     return [to_hex(matplotlib.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.85, count)]
+
+
+def between(
+    x: Any, sets: Int[np.ndarray, "data x ladder draw"], low: Sequence[int], high: Sequence[int]
+) -> Crossing | None:
+    """The crossing from phases `low` to `high`: averaged over data sets, or of one posterior from all its ladders."""
+    try:
+        return critical(odds(x, sets[0], low, high) if len(sets) == 1 else odds_over_data(x, sets, low, high))
+    except InputError:  # too few draws, or too narrow a grid, to have seen both
+        return None

@@ -5,10 +5,12 @@ F(t) and lam(t) are exact by one-dimensional quadrature: slt.theory.factorisatio
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy import special
 
 from slt.model import Potential
 from slt.models._truth import known
@@ -34,6 +36,25 @@ class PowerLaw:
         a, b = w[: self.modes], w[self.modes :].reshape(self.modes, self.q)
         first = a * b[:, 0] - jnp.asarray(self.strengths, w.dtype)
         return jnp.sum(jnp.square(first)) + jnp.sum(jnp.square(a[:, None] * b[:, 1:]))
+
+    def cut_off(self, t: Any, learned: int, constant: bool = True) -> Float[np.ndarray, "*t"]:
+        """What singular learning theory says of F(t) if the truth ended after `learned` modes:
+
+        t sum_{i > learned} s_i^2 + lambda log t (+ constant), lambda = (learned q + modes - learned)/2, m = 1 (q > 1).
+
+        The constant is that of the truth so cut off, exact as t grows: -log of (4 pi)^(-1/2) B(1/2, (q-1)/2) for each
+        mode of strength 0, and of 2^(-q/2) (2/pi)^(1/2) s^((1-q)/2) K_((q-1)/2)(s) for each learned one.
+        """
+        if self.q < 2 or not 0 <= learned <= self.modes:
+            raise InputError("learned", learned, f"give 0 to {self.modes} modes, and q of at least 2 (then m = 1)")
+        t, s = np.asarray(t, np.float64), self.strengths
+        value = t * np.sum(np.square(s[learned:])) + (learned * self.q + self.modes - learned) / 2 * np.log(t)
+        if not constant:
+            return value
+        zero = special.betaln(0.5, (self.q - 1) / 2) - np.log(4 * np.pi) / 2
+        order, own = (self.q - 1) / 2, s[:learned]
+        bessel = np.log(special.kve(order, own)) - own - order * np.log(own)
+        return value - (self.modes - learned) * zero - np.sum(bessel + np.log(2 / np.pi) / 2 - self.q / 2 * np.log(2))
 
 
 _PRIOR = Normal()
