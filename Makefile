@@ -6,16 +6,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+GALLERY ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test statistics lint types imports format clean
+.PHONY: help install demo gallery test statistics faults lint types imports format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        install, run superposition/demo, say where the figures are"
+	@echo "make gallery     run every demo and rebuild docs/gallery.md (GALLERY='landau tanh': these alone)"
 	@echo "make test        install, run the default test suite"
 	@echo "make statistics  the long statistical tests"
+	@echo "make faults      kills, full disks, damaged files, fuzzed input"
 	@echo "make lint | types | imports    ruff, basedpyright, import contracts"
 	@echo "make format      let ruff mend what it can"
 	@echo "make clean       remove .venv and all caches (runs/ stays)"
@@ -42,11 +45,17 @@ install: $(VENV)/.dev
 demo: $(VENV)/.slt
 	$(BIN)/slt run superposition/demo
 
+gallery: $(VENV)/.slt
+	$(BIN)/python scripts/gallery.py $(GALLERY)
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 statistics: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "statistics or slow" --timeout 3600 $(PYTEST_ARGS)
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m pytest -m faults --timeout 1800 $(PYTEST_ARGS) tests/faults
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -164,10 +164,10 @@ def _composed(entry: str, homes: Sequence[Path], overrides: Sequence[str]) -> di
     except OverrideParseException as error:
         text = str(error).splitlines()[0]
         raise InputError("override", error.override, f"cannot be read ({text}); write key=value") from None
-    except HydraException as error:
-        raise _explained(str(error), overrides) from error
     except OmegaConfBaseException as error:
         raise InputError(error.full_key or "config", entry, str(error.msg or error).splitlines()[0]) from error
+    except (HydraException, ValueError) as error:  # Hydra checks some overrides by ValueError
+        raise _explained(str(error), overrides) from error
     except yaml.YAMLError as error:
         raise InputError("config", entry, f"is not YAML: {' '.join(str(error).split())}") from error
 

@@ -140,7 +140,7 @@ def _strict(raw: Any, schema: type, path: str) -> None:
         raise InputError(path or "config", raw, "must be a mapping")
     kinds = typing.get_type_hints(schema)
     for key, value in raw.items():
-        here = join(path, key)
+        here = join(path, key) or repr(key)
         if key not in kinds:
             raise InputError(here, value, f"unknown key; {nearest(key, kinds)}")
         kind = kinds[key]

@@ -16,6 +16,7 @@ class Location(slt.model.Model):
 
     mean: float = 0.5
     fails_above: float = 1e9
+    fails_with: float = float("nan")
 
     def init(self, key):
         return {"w": jax.random.normal(key, ())}
@@ -25,7 +26,7 @@ class Location(slt.model.Model):
 
     def log_likelihood(self, params, batch):
         value = -0.5 * jnp.square(batch - params["w"]) - 0.9189385
-        return jnp.where(params["w"] > self.fails_above, jnp.nan, value)
+        return jnp.where(params["w"] > self.fails_above, self.fails_with, value)
 
     def truth(self):
         return slt.model.Truth(params={"w": jnp.asarray(self.mean)})
@@ -54,3 +55,20 @@ def wells(depth: float = 1.0) -> slt.model.Potential:
 def sides() -> Phases:
     """Left and right of 0."""
     return by_threshold(("left", "right"), lambda w: w[0], 0.0, "sign of w")
+
+
+@dataclass(frozen=True)
+class Plane(Location):
+    """The same with two parameters, of which the first counts."""
+
+    def init(self, key):
+        return {"w": jax.random.normal(key, (2,))}
+
+    def log_likelihood(self, params, batch):
+        return super().log_likelihood({"w": params["w"][0]}, batch)
+
+    def log_prior(self, params):
+        return jnp.sum(Normal(1.0).log_density(params))
+
+    def truth(self):
+        return slt.model.Truth(params={"w": jnp.array([self.mean, 0.0])})
