@@ -329,8 +329,9 @@ def run(
 def averaged(log_z: Float[np.ndarray, "run ..."]) -> Estimate:
     """-log of the mean of Z over independent runs, as an Estimate [...]: Z is unbiased, its log is not.
 
-    The error is that of the mean, to first order, with Student's quantile for few runs (`diagnostics.mean`). Runs that
-    found nothing (log Z = -inf) count as Z = 0.
+    The error is that of the mean, to first order, with Student's quantile for few runs (`diagnostics.mean`), at least
+    that of the mean of log Z: where log Z spreads by nats the mean of Z rests on a run or two, which cannot tell its
+    error. Runs that found nothing (log Z = -inf) count as Z = 0.
     """
     log_z = np.asarray(log_z, np.float64)
     top = log_z.max(0)
@@ -341,6 +342,8 @@ def averaged(log_z: Float[np.ndarray, "run ..."]) -> Estimate:
         series = np.moveaxis(ratio / mean, 0, -1)[..., None]
     bad = ~np.isfinite(series).all((-1, -2))
     error = np.asarray(diagnostics.mean(np.where(bad[..., None, None], 0.0, series)).stderr)
+    logs = np.moveaxis(np.where(np.isfinite(log_z).all(0), log_z, 0.0), 0, -1)[..., None]
+    error = np.maximum(error, np.asarray(diagnostics.mean(logs).stderr))
     return Estimate(value, np.where(bad | (len(log_z) < 2), np.nan, error))
 
 
