@@ -73,7 +73,7 @@ def made(tmp_path: Path, **changes: Any) -> Run:
         config=resolved,
         summary=Summary(quantities(), {}, 12.0, attrs["digest"]),
         health={"main": health | {"broken_chains": broken}, "field": health | {"broken_chains": [], "broken": 0}},
-        measures=measures,
+        measures={name: xr.Dataset() for name in resolved["measures"]} | measures,
     )
     return dataclasses.replace(run, **changes)
 
@@ -209,7 +209,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
 
 
 def test_only_a_report_is_written_over(tmp_path: Path) -> None:
-    run = made(tmp_path, summary=None, measures={})
+    run = made(tmp_path, summary=None)
     path = report.write(run, {}, tmp_path / "new" / "report.html")
     report.write(run, {}, path)
     other = tmp_path / "notes.html"
