@@ -20,7 +20,7 @@ from pathlib import Path
 from slt import config, results, runs
 
 CONFIG = """\
-model: {_target_: slt.models.gaussian_location.make, dim: 2}
+model: {_target_: slt.models.gaussian_location.make, d: 2}
 grid: {n: [20, 32], beta: ["1", "1/log n"]}
 sampler: {_target_: slt.samplers.SGLD, step_size: 1e-3}
 schedule: {draws: 256, burn_in: 32, chains: 4, chunk: 64, keep_params: 32}
@@ -28,7 +28,7 @@ parts:
   wells:
     model: {_target_: slt.models.two_basins.make}
     grid: {t: [10.0, 100.0]}
-    sampler: {_target_: slt.samplers.ReplicaExchange, axis: t, rungs: 4, inner: {_target_: slt.samplers.HMC, leapfrogs: 3}}
+    sampler: {_target_: slt.samplers.ReplicaExchange, axis: t, rungs: 4, inner: {_target_: slt.samplers.HMC}}
     schedule: {draws: 256, burn_in: 64, chains: 4, chunk: 64}
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     began, number, told, rows = time.monotonic(), 0, 0.0, []
     try:
         while (spent := time.monotonic() - began) < 60 * args.minutes:
-            n = 20 + number % 13
+            n = 20 + number % 12
             made = config.compose(str(folder / "soak.yaml"), [f"seed={number}", f"grid.n=[{n},32]"])
             run = runs.begin(made, folder / "run")
             assert run.complete  # noqa: S101

@@ -24,7 +24,7 @@ TINY = ROOT / "tests" / "tiny" / "tiny.yaml"
 LIMIT = 20  # seconds, of one input
 
 VALID = {
-    "model": {"_target_": "slt.models.gaussian_location.make", "dim": 2},
+    "model": {"_target_": "slt.models.gaussian_location.make", "d": 2},
     "grid": {"n": [10, 16], "beta": ["1", "1/log n"]},
     "sampler": {"_target_": "slt.samplers.SGLD", "step_size": 1e-3},
     "schedule": {"draws": 8, "burn_in": 2, "chains": 2},
@@ -114,6 +114,10 @@ def fuzzed(examples: int) -> Any:
         max_examples=examples, derandomize=True, database=None, deadline=None, print_blob=False,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
+
+
+def test_the_config_that_is_changed_is_valid() -> None:
+    assert len(drivers.parts(config.read(VALID))) == 2
 
 
 @given(configs())
