@@ -4,6 +4,7 @@ It knows no concrete sampler and no concrete model, and touches neither disk nor
 """
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 
 from slt.cells import Cell, data_words, digest_words
 from slt.engine import program
-from slt.engine.host import Chunk, Trace, collect, columns, offsets, to_host
+from slt.engine.host import Chunk, Trace, collect, columns, joined, offsets, to_host
 from slt.engine.mesh import BY_CHAIN, BY_ROW, SHARED, Spread, put, shapes, trimmed
 from slt.engine.program import Carry
 from slt.engine.schedule import Bucket, Plan, Schedule, Start, group_coords, plan
@@ -27,6 +28,8 @@ from slt.observables import Observable
 from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Sampler
 from slt.typing import Batch, InputError, Key, Params
+
+LOG = logging.getLogger("slt.engine")
 
 
 class Restore(Protocol):
@@ -185,11 +188,15 @@ class Job:
         words = np.stack([digest_words(cell.coords if axis is None else group_coords(cell, axis)) for cell in named])
         return program.chain_keys(self.key, words, self.schedule.chains)
 
+    @property
+    def _thinned(self) -> int:
+        """Draws after which every observable's thinning begins anew."""
+        return math.lcm(*(watch.every for watch in self.observables.values())) if self.observables else 1
+
     @functools.cached_property
     def chunk_length(self) -> int:
         """Draws a chunk, alike for all buckets: within the memory budget, a multiple of every observable's thinning."""
-        step = math.lcm(*(watch.every for watch in self.observables.values())) if self.observables else 1
-        wanted = self.schedule.chunk
+        step, wanted = self._thinned, self.schedule.chunk
         if wanted is None:
             wanted = max(1, 1 << max(0, (self.schedule.draws // 16).bit_length() - 1))
         fits = self.schedule.memory // max(1, *(self.bytes_per_draw(bucket) for bucket in self.plan.buckets))
@@ -264,11 +271,9 @@ class Job:
     ) -> tuple[tuple[Sampler, Posterior, Key], Start]:
         """What the bucket's programs take, laid out over its mesh; nothing is moved that lies there."""
         over, large = self.mesh(bucket), shapes(self.centres[0])
-        given = self.sampler if sampler is None else sampler, posteriors, self.keys(bucket)
-        sampler, posteriors, keys = (
-            put(over, spec, tree, large) for spec, tree in zip((SHARED, BY_ROW, BY_CHAIN), given, strict=True)
-        )
-        return (sampler, posteriors, keys), put(over, SHARED, self.start)
+        chosen = put(over, SHARED, self.sampler if sampler is None else sampler)
+        given = chosen, put(over, BY_ROW, posteriors, large), put(over, BY_CHAIN, self.keys(bucket))
+        return given, put(over, SHARED, self.start)
 
     def start_bucket(self, bucket: Bucket, posteriors: Posterior) -> Carry:
         """The chains of a bucket before their first draw."""
@@ -288,9 +293,9 @@ class Job:
 
     def _advance(
         self, number: int, posteriors: Posterior, carry: Carry, first: int, stop: int, sampler: Sampler | None = None,
-        burn_in: int | None = None,
+        burn_in: int | None = None, length: int | None = None,
     ) -> tuple[Chunk, Carry]:  # fmt: skip
-        """See `advance`; the second carry is as it lies on the devices."""
+        """See `advance`; the second carry is as it lies on the devices. length: draws that the program has room for."""
         bucket = self.plan.buckets[number]
         over = self.mesh(bucket)
         before, programs = time.perf_counter(), program.programs["advance"]
@@ -304,7 +309,7 @@ class Job:
                 self.schedule.thin,
                 self.schedule.burn_in if burn_in is None else burn_in,
                 observables=self.watched,
-                length=self.chunk_length,
+                length=self.chunk_length if length is None else length,
                 mesh=over,
             )
         mine = trimmed(over, len(bucket.rows), carry)
@@ -319,25 +324,52 @@ class Job:
         restore: Restore | None,
         keep: bool,
     ) -> tuple[list[Chunk], Carry]:
-        length, found = self.chunk_length, None
-        if restore is not None:
+        length = self.chunk_length
+
+        def stored() -> tuple[Carry, int] | None:
+            if restore is None:
+                return None
+            arguments = self.sampler, posteriors, self.keys(bucket), self.start, self.watched, None
             with cheap_keys():
-                like = program.begin.eval_shape(
-                    self.sampler, posteriors, self.keys(bucket), self.start, self.watched, None
-                )
-            found = restore(number, like)
+                return restore(number, program.begin.eval_shape(*arguments))
+
+        found = stored()
         posteriors = put(self.mesh(bucket), BY_ROW, posteriors, shapes(self.centres[0]))
         carry, done = (self.start_bucket(bucket, posteriors), 0) if found is None else found
         ended, chunks = carry, []
+        piece = length  # what one program makes of a chunk: less where the device has no room for more
+        made: list[Chunk] = []
         while done < self.schedule.draws:
             stop = min((done // length + 1) * length, self.schedule.draws)
-            chunk, carry = self._advance(number, posteriors, carry, done, stop)
-            ended, done = chunk.carry, stop
+            try:
+                part, carry = self._advance(number, posteriors, carry, done, min(done + piece, stop), length=piece)
+            except program.OutOfMemory as error:
+                piece = self._halved(piece, error)
+                if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(carry)):
+                    found = stored()
+                    carry, done = (self.start_bucket(bucket, posteriors), 0) if found is None else found
+                    made, chunks = [], [chunk for chunk in chunks if chunk.stop <= done]
+                continue
+            made.append(part)
+            done = part.stop
+            if done < stop:
+                continue
+            chunk, made = joined(made), []
+            ended = chunk.carry
             if on_chunk is not None:
                 on_chunk(chunk)
             if keep:
                 chunks.append(chunk)
         return chunks, ended
+
+    def _halved(self, length: int, error: Exception) -> int:
+        """Half as many draws a program, said in the log; the error itself where it is another one, or one draw is."""
+        step = self._thinned
+        if "RESOURCE_EXHAUSTED" not in str(error) or length <= step:
+            raise error
+        shorter = max(step, length // 2 // step * step)
+        LOG.warning("the device is out of memory: going on with %d draws a program instead of %d", shorter, length)
+        return shorter
 
 
 def cheap_keys() -> Any:

@@ -81,6 +81,20 @@ def to_host(
     )
 
 
+def joined(parts: list[Chunk]) -> Chunk:
+    """One chunk of several that follow one another."""
+    if len(parts) == 1:
+        return parts[0]
+    last = parts[-1]
+    traces = {
+        name: jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), *(part.traces[name] for part in parts))
+        for name in last.traces
+    }
+    seconds = sum(part.seconds for part in parts)
+    compiled = any(part.compiled for part in parts)
+    return last._replace(first=parts[0].first, traces=traces, seconds=seconds, compiled=compiled)
+
+
 def _rows(job: "Job", leaf: np.ndarray, draws: int) -> np.ndarray:
     """[draws, cells, chains, ...] or [draws, ladders, chains, rungs, ...] to [cells, chains, draws, ...]."""
     leaf = np.moveaxis(leaf, draws, 2)

@@ -30,7 +30,7 @@ class Spread:
     Keys and draws do not depend on it, but for the rounding of sums that are taken in another order.
     """
 
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Any, ...]
     params: int = 1
 
     def mesh(self, rows: int, chains: int) -> Mesh:

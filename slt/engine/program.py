@@ -33,6 +33,10 @@ programs = collections.Counter[str]()
 """How often each program was traced, by name: once a bucket, never for a changed value."""
 
 
+OutOfMemory = jax.errors.JaxRuntimeError
+"""What JAX raises where the device has no room, among other failures: its text then has RESOURCE_EXHAUSTED."""
+
+
 class Carry(NamedTuple):
     """All that a bucket's chains need to go on: checkpoint this. Leading axes (cells or ladders, chains)."""
 
