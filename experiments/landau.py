@@ -1,0 +1,291 @@
+"""Landau's potentials: the (h, t) diagram of the sixth-order one, its line followed by Clausius-Clapeyron, its end.
+
+Main part: K = w^6 - b w^4 + h w^2 over h and t by replica exchange, first order where b > 0. Part "pitchfork": the
+fourth-order potential, continuous. Exact curves are one-dimensional integrals (slt.theory.quadrature, and sums).
+"""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from jaxtyping import Int
+from matplotlib.figure import Figure
+
+from slt import plots
+from slt.analysis import Draws
+from slt.observables import Observable, trace
+from slt.phases import Threshold
+from slt.plots import draw
+from slt.priors import Normal
+from slt.transitions import changepoints, lines
+from slt.transitions.crossing import Crossing
+from slt.transitions.lines import Line
+from slt.typing import InputError, Quantity
+
+from . import _shared as shared
+from ._landau import ORIGIN, OUTER, Exact, Sampled, coexistence, exact_h, exact_t
+
+NAMES = ("origin", "outer")
+STYLES = draw.palette(NAMES)
+
+
+def square() -> Observable:
+    """w^2 of every draw: dK/dh up to a constant, and all that K depends on."""
+    return trace(_square)
+
+
+def _square(posterior: Any, params: Any, info: Any) -> Any:
+    return params[0] ** 2
+
+
+def _exact(run: Any) -> Exact:
+    model = shared.model(run)
+    known = model.truth()
+    prior = getattr(model, "prior", None)
+    rule = None if known is None or known.phases is None else known.phases.label
+    if not isinstance(rule, Threshold) or not isinstance(prior, Normal):
+        raise InputError("model", model, "the exact curves need a normal prior and phases divided at a radius")
+    return Exact(model.control_value("b"), prior.scale, rule.threshold)
+
+
+def _main(run: Any) -> xr.Dataset | None:
+    data = plots.sweeps(run).get("main")
+    return data if data is not None and {"phase", "square", "h", "t"} <= {*data.variables} else None
+
+
+def _labels(data: xr.Dataset) -> Int[np.ndarray, "h t ladder draw"]:
+    found, others = shared.labels(data, "t")
+    at = others.index("h")
+    return np.moveaxis(found, at, 0).reshape(found.shape[at], *found.shape[-3:])
+
+
+def _crossings(run: Any) -> tuple[list[Crossing | None], list[Crossing | None]]:
+    """Crossings in t at every h, from origin to outer, and in h at every t, from outer to origin."""
+    data = _main(run)
+    if data is None:
+        return [], []
+    found, h, t = _labels(data), data["h"].values, data["t"].values
+
+    def at(x: np.ndarray, labels: np.ndarray, low: int, high: int) -> Crossing | None:
+        try:
+            return shared.critical(shared.odds(x, labels, [low], [high]))
+        except InputError:
+            return None
+
+    along_t = [at(t, one, ORIGIN, OUTER) for one in found]
+    return along_t, [at(h, found[:, i], OUTER, ORIGIN) for i in range(len(t))]
+
+
+def summarise(run: Any) -> dict[str, Quantity]:
+    """critical_t[origin->outer] over h, critical_h[outer->origin] over t, slopes dt/dh there by Clausius-Clapeyron and
+    by finite differences of the crossings, change points of the curves of the whole (change_t), and exact values.
+    """
+    data = _main(run)
+    if data is None:
+        return {}
+    h, t = data["h"].values, data["t"].values
+    along_t, along_h = _crossings(run)
+    exact = _exact(run)
+    found = {
+        "critical_t[origin->outer]": shared.row([shared.quantity(one) for one in along_t], "h", h.tolist()),
+        "critical_h[outer->origin]": shared.row([shared.quantity(one) for one in along_h], "t", t.tolist()),
+        "exact_t[origin->outer]": shared.known([exact_t(exact, each, t) for each in h], {"h": h.tolist()}),
+        "exact_h[outer->origin]": shared.known([exact_h(exact, each) for each in t], {"t": t.tolist()}),
+        "change_t": _changes(data, h, t),
+    }
+    return found | _slopes(data, exact, h, along_t)
+
+
+def _slopes(data: xr.Dataset, exact: Exact, h: np.ndarray, along_t: list[Crossing | None]) -> dict[str, Quantity]:
+    sampled = Sampled(data, exact.b)
+    here = [i for i, one in enumerate(along_t) if one is not None and np.isfinite(one.stderr)]
+    tables = {name: (np.full(len(h), np.nan), np.full(len(h), np.nan)) for name in ("clausius_clapeyron", "line")}
+    truth = np.full(len(h), np.nan)
+    at = np.array([(one.value, one.stderr) for one in along_t if one is not None and np.isfinite(one.stderr)])
+    if not len(here) or not len(sampled.cells):
+        return {}
+    risen = lines.finite_difference(h[here], at[:, 0], at[:, 1])
+    for place, i in enumerate(here):
+        told = sampled(float(h[i]), float(at[place, 0]))
+        both = lines.clausius_clapeyron(at[place, 0], told.loss, told.force, told.loss_stderr, told.force_stderr)
+        tables["clausius_clapeyron"][0][i], tables["clausius_clapeyron"][1][i] = both.value, both.stderr
+        tables["line"][0][i] = np.asarray(risen.value)[place]
+        tables["line"][1][i] = np.asarray(risen.stderr)[place]
+        t_c = exact_t(exact, float(h[i]), at[:, 0])
+        if np.isfinite(t_c):
+            known = exact(float(h[i]), t_c)
+            truth[i] = float(lines.clausius_clapeyron(t_c, known.loss, known.force).value)
+    coords = {"h": h.tolist()}
+    found = {f"slope[{name}]": Quantity(*pair, coords) for name, pair in tables.items()}
+    return found | {"slope[exact]": shared.known(truth, coords)}
+
+
+def _changes(data: xr.Dataset, h: np.ndarray, t: np.ndarray) -> Quantity:
+    """Where the curves of the whole change along t, with no phases told: one change point at most an h."""
+    whole = Draws(data).over_all()
+    tables = {name: draw.table(whole[name]).squeeze(drop=True) for name in ("loss", "heat_capacity") if name in whole}
+    found = []
+    for each in h:
+        blank = Quantity(np.array(np.nan), np.array(np.nan), {}, np.full(2, np.nan))
+        one = {name: table.sel(h=each) if "h" in table.dims else table for name, table in tables.items()}
+        curves = {name: (table["value"].values, table["stderr"].values) for name, table in one.items()}
+        value, stderr = curves.pop("loss")
+        curves["llc"] = t * value, t * stderr  # the minimum of K is 0
+        try:
+            scan = changepoints.detect(t, curves, simulations=1000)
+        except InputError:  # too few points with an error, as under --smoke
+            found.append(blank)
+            continue
+        points = scan.change_points
+        found.append(
+            Quantity(np.array(points[0].x), np.array(points[0].x * points[0].stderr), {}, np.array(points[0].interval))
+            if len(points) == 1
+            else blank
+        )
+    return shared.row(found, "h", h.tolist())
+
+
+def line(run: Any, expectations: Any) -> Line | None:
+    """The line of coexistence of the run's grid, followed by Clausius-Clapeyron from a crossing amid those measured."""
+    data = _main(run)
+    if data is None:
+        return None
+    h, t = data["h"].values.astype(float), data["t"].values.astype(float)
+    known = [(float(h[i]), one.value) for i, one in enumerate(_crossings(run)[0]) if one is not None]
+    if not known or len(h) < 3:
+        return None
+    box = ((min(h) - 0.1, max(h) + 0.1), (min(t), max(t)))
+    try:
+        return lines.follow(expectations, known[len(known) // 2], box=box, names=NAMES, step=0.25, unit=0.2)
+    except InputError:
+        return None
+
+
+def figures(run: Any) -> dict[str, Figure]:
+    """All figures of a run, by file name."""
+    found = {
+        "diagram": diagram(run), "slope": slope(run), "tricritical": tricritical(run), "profiles": profiles(run),
+        "ladder": plots.ladder_figure(plots.sweeps(run)["main"]),
+    }  # fmt: skip
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+@draw.styled
+def diagram(run: Any) -> Figure | None:
+    """The (h, t) plane: mass of the outer pair, the line by quadrature, sampled crossings, and where it ends."""
+    data = _main(run)
+    if data is None:
+        return None
+    h, t, exact = data["h"].values, data["t"].values, _exact(run)
+    caption = (
+        "Posterior mass of the outer pair (colour: sampled cells); the line of equal masses by quadrature (black), "
+        "followed from sampled expectations by Clausius-Clapeyron (dashed) and as crossings of sampled free energies "
+        "(points, 90 % intervals). Circle: below it the barrier is less than 1 nat. Dotted: h = b^2/4, its limit."
+    )
+    figure, axes = draw.sheet(draw.COLUMN * 1.25, 3.1, 1, 1, caption)
+    ax = axes[0, 0]
+    mass = (_labels(data) == OUTER).mean((-2, -1))
+    tint = ax.pcolormesh(h, t, mass.T, cmap="cividis", vmin=0, vmax=1, shading="nearest", alpha=0.75, rasterized=True)
+    figure.colorbar(tint, ax=ax, label="mass of the outer pair")
+    true, walked = line(run, exact), line(run, Sampled(data, exact.b))
+    if true is not None:
+        ax.plot(true.h, true.t, color="black", lw=1.4, label="quadrature")
+        for mark in true.marks:
+            if mark.kind == "end":
+                ax.plot(mark.h, mark.t, "o", mfc="white", mec="black", ms=6, label="end: barrier 1 nat", zorder=5)
+    if walked is not None:
+        ax.plot(walked.h, walked.t, color="white", lw=1.0, ls=(0, (4, 2)), label="Clausius-Clapeyron")
+    along_t, _ = _crossings(run)
+    where = [(x, one) for x, one in zip(h, along_t, strict=True) if one is not None]
+    if where:
+        values = np.array([one.value for _, one in where])
+        ends = np.abs(np.clip([one.interval for _, one in where], min(t), max(t)).T - values)
+        style = draw.STYLES[1]
+        ax.errorbar([x for x, _ in where], values, ends, ls="none", marker=style.marker, color=style.colour,
+                    mec="white", mew=0.4, label="sampled crossing")  # fmt: skip
+    ax.axvline(exact.b**2 / 4, color="black", lw=0.8, ls=":")
+    draw.logarithmic(ax, "y", t)
+    ax.set(xlabel="field $h$", ylabel=draw.AXES["t"], ylim=(min(t) / 1.15, max(t) * 1.15))
+    ax.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=7)
+    return figure
+
+
+@draw.styled
+def slope(run: Any) -> Figure | None:
+    """dt/dh by Clausius-Clapeyron and by finite differences of the crossings, over the exact slope."""
+    tables = plots.quantities(run)
+    if "slope[exact]" not in tables or not np.isfinite(tables["slope[exact]"]["value"]).any():
+        return None
+    caption = (
+        f"Slope of the line: from expectations within the phases, and of the measured line itself ({draw.ERRORS})."
+    )
+    figure, axes = draw.sheet(draw.COLUMN, 3.2, 2, 1, caption, sharex=True, height_ratios=[2, 1.1])
+    top, below = axes[:, 0]
+    truth = tables["slope[exact]"]["value"].values
+    h = tables["slope[exact]"]["h"].values
+    top.plot(h, truth, color="black", label="quadrature")
+    for shift, (name, label) in enumerate(
+        (("clausius_clapeyron", "Clausius-Clapeyron"), ("line", "finite differences"))
+    ):
+        one, style = tables[f"slope[{name}]"], draw.STYLES[shift]
+        look: dict[str, Any] = {"ls": "none", "marker": style.marker}
+        draw.curve(top, h, one["value"], one["stderr"], style, label, log=True, **look)
+        draw.curve(below, h, one["value"] / truth - 1, one["stderr"] / np.abs(truth), style, **look)
+    below.axhline(0, color="black")
+    below.set(xlabel="field $h$", ylabel="relative error", ylim=(-0.3, 0.3))
+    top.set(ylabel=r"$\mathrm{d}t/\mathrm{d}h$ of the line", yscale="log")
+    top.legend(loc="upper left", title=draw.ERRORS)
+    return figure
+
+
+@draw.styled
+def tricritical(run: Any) -> Figure | None:
+    """The (h, b) plane: exact lines at several t, each up to its end, near the tricritical point h = b = 0."""
+    if _main(run) is None:
+        return None
+    scale = _exact(run).scale
+    caption = (
+        "Lines of coexistence in the plane of h and b by quadrature at several t, each ending (circle) where its "
+        "barrier falls to 1 nat. As t grows they tend to h = b^2/4 (black), which turns continuous (dashed, h = 0) "
+        "at the tricritical point (star)."
+    )
+    figure, axes = draw.sheet(draw.COLUMN, 2.8, 1, 1, caption)
+    ax = axes[0, 0]
+    b = np.linspace(0, 2, 200)
+    ax.plot(b**2 / 4, b, color="black", label=r"$t \to \infty$: $h = b^2/4$")
+    ax.plot([0, 0], [-0.6, 0], color="black", ls="--", label="continuous")
+    ax.plot(0, 0, "*", color="black", ms=9, zorder=6)
+    for t, colour in zip((30.0, 100.0, 1000.0), shared.shades(3), strict=True):
+        found = np.array([both for each in np.linspace(0.2, 2, 73) if (both := coexistence(each, t, scale))])
+        if len(found):
+            ax.plot(found[:, 0], found[:, 1], color=colour, label=f"$t = {t:g}$")
+            ax.plot(*found[0], "o", mfc="white", mec=colour, ms=5)
+    ax.set(xlabel="field $h$", ylabel="$b$", xlim=(-0.25, 1.05), ylim=(-0.6, 2.05))
+    ax.legend(loc="lower right")
+    return figure
+
+
+@draw.styled
+def profiles(run: Any) -> Figure | None:
+    """Densities of |w| across both transitions: two peaks that trade weight, against one that moves."""
+    shown = {name: data for name, data in plots.sweeps(run).items() if "square" in data and data.sizes.get("h", 0) > 1}
+    titles = {"main": "sixth order", "pitchfork": "pitchfork"}
+    shown = {name: shown[name] for name in titles if name in shown}
+    if not shown:
+        return None
+    caption = "Densities of |w| as sampled, from low h (dark) to high h (light), across the transition at one t."
+    figure, axes = draw.sheet(draw.PAGE, 2.3, 1, len(shown), caption)
+    for ax, (name, data) in zip(axes[0], shown.items(), strict=True):
+        view = Draws(data)
+        z = np.moveaxis(view.draws("square"), [view.grid.index("h"), view.grid.index("t")], [0, 1])
+        z = z.reshape(*z.shape[:2], -1)
+        share = (z > np.median(z)).mean(-1)
+        place = int(np.argmax(np.ptp(share, axis=0)))
+        for colour, i in zip(matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(z))), range(len(z)), strict=True):
+            count, edges = np.histogram(np.sqrt(z[i, place]), bins=60, range=(0, 1.8), density=True)
+            ax.stairs(count, edges, color=colour, label=f"{data['h'].values[i]:g}" if i in (0, len(z) - 1) else None)
+        ax.set(xlabel="$|w|$", title=f"{titles[name]}, $t = {data['t'].values[place]:g}$")
+        ax.legend(title="$h$")
+    axes[0, 0].set_ylabel("density")
+    return figure
