@@ -18,8 +18,8 @@ from scipy import optimize, special
 REACH = (8.0, 3.0)
 """How far below the top, as a ratio of t, points take part: two windows whose difference counts as an error."""
 FLOOR = 0.03
-"""Least error of log t_c: phases are taken to have a constant lambda. Where the prior still shapes them (small t) t_c is
-off by more, by 10 to 20 per cent on the line of slt.models.landau at t < 15, and no error is told for that."""
+"""Least error of log t_c: phases are taken to have a constant lambda. Where the prior still shapes them (small t)
+t_c is off by more, by 10 to 20 per cent on the line of slt.models.landau at t < 15, and no error is told for that."""
 POOR = 25.0
 """Squares per degree of freedom, errors no smaller than 3 per cent, beyond which two phases do not describe it."""
 
