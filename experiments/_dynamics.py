@@ -48,9 +48,8 @@ def summarise(run: Any, part: str = "main") -> dict[str, Quantity]:
     every transition; not_falling, the same with lambda rising or equal; lambda_falls, with lambda falling at some
     transition; posterior_order, with no transition against the order in t in which phases have their most mass
     in the posterior of `part`. settled_: the same where only plateaus count whose loss is that of their phase, to a
-    tenth of the range of
-    the catalogue's losses. Shares carry binomial errors and Wilson intervals. ends[P]: share of runs whose last
-    plateau is in P.
+    tenth of the range of the catalogue's losses. Shares carry binomial errors and Wilson intervals. ends[P]: share of
+    runs whose last plateau is in P.
     """
     found: dict[str, Quantity] = {}
     for name, data in trainings(run).items():

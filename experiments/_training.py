@@ -118,7 +118,8 @@ class Training:
         def go() -> dict[str, np.ndarray]:
             seen = local(
                 model, points, t=self.t or 0.0, gamma=self.gamma, chains=self.chains, draws=self.draws,
-                burn_in=max(40, self.draws // 4), key=jax.random.fold_in(site.key, 2**31), n=None if model.is_potential else self.n,
+                burn_in=max(40, self.draws // 4), key=jax.random.fold_in(site.key, 2**31),
+                n=None if model.is_potential else self.n,
             )  # fmt: skip
             names = ("loss", "gradient", "lowest", "highest", "negative", "rank", "quadratic", "acceptance", "rhat")
             arrays = {name: getattr(seen, name) for name in names}
