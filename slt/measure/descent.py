@@ -18,6 +18,8 @@ from slt.typing import Batch, Params
 
 DENSE = 400
 """Parameters up to which Hessians are made whole."""
+LONGEST = 0.1
+"""Of a step, as a part of 1 + |w|: longer ones would leap over ridges into another valley."""
 BATCH, MEMORY = 64, 8
 
 
@@ -112,7 +114,8 @@ def _descend(of: Posterior, starts: Array, soft: Array, steps: int, batch: int) 
                 for old, new in ((at.steps, move), (at.changes, change), (at.curvature, bend))
             ]
             way = jnp.where(good, _way(grad, *pairs), jnp.where(at.scale < 1e-4, -at.grad, at.way))
-            scale = jnp.where(good, 1.0, 0.25 * at.scale)
+            reach = LONGEST * (1 + jnp.sqrt(w @ w)) / (jnp.sqrt(way @ way) + 1e-300)
+            scale = jnp.where(good, jnp.minimum(1.0, reach), 0.25 * at.scale)
             return _Walk(
                 jnp.where(good, w, at.w), jnp.where(good, value, at.value), jnp.where(good, grad, at.grad), way, scale,
                 *pairs,

@@ -42,9 +42,9 @@ PROBES = 64
 SPECTRA = 64
 """Parameters up to which all Hessians are made, not only those of representatives."""
 FLAT = 1e-4
-"""Curvatures below this part of the largest one count as null."""
+"""Curvatures below this part of the largest one at any phase count as null."""
 STILL = 1e-6
-"""Gradients below this part of the largest curvature count as zero."""
+"""Gradients below this part of it count as zero."""
 
 
 COPIES = 64
@@ -113,7 +113,7 @@ def discover(
     features = None if probes is None else Functions(model, probes)
     seen = None if features is None else _seen(features, like, ends.points)
     known = _levels(of, model)
-    found = _found(of, ends, seen, known, gap, max(1, int(np.ceil(least * len(starts)))), exact)
+    found = _found(of, ends, None if exact else seen, known, gap, max(1, int(np.ceil(least * len(starts)))), exact)
     labels = found.label.reshape(points.shape[:3])
     at = float(chosen.t.max()) * (100 if exact else 1) if lam_t is None else float(lam_t)
     params = tuple(_back(like, row) for row in found.ends.points)
@@ -182,7 +182,8 @@ def _found(
     pieces = sorted(pieces, key=len, reverse=True)[:MANY]
     best, spectrum = descent.polish(of, ends.points[[piece[np.argmin(ends.gradient[piece])] for piece in pieces]])
     highest = np.abs(spectrum).max(axis=1)
-    flat = FLAT * highest[:, None]
+    scale = float(np.nan_to_num(highest, nan=1.0).max())
+    flat = FLAT * scale
     counts = np.stack([(spectrum > flat).sum(1), (np.abs(spectrum) <= flat).sum(1), (spectrum < -flat).sum(1)], axis=1)
     counts[np.isnan(highest)] = -1
 
@@ -204,7 +205,7 @@ def _found(
     for a, rows in enumerate(members):
         label[rows] = a
     shown = np.array([own[0] for own in kept])  # pieces come by falling size
-    still = best.gradient <= STILL * np.maximum(np.nan_to_num(highest, nan=1.0), 1e-3)
+    still = best.gradient <= STILL * scale
     kind = ["slope" if not still[i] else "saddle" if counts[i, 2] > 0 else "minimum" for i in shown]
     copies = np.array([len(own) for own in kept])
     chosen = Ends(*(each[shown] for each in best))
