@@ -1,7 +1,7 @@
 """Deep linear networks learn rank by rank: in t (the posterior) and in training time (gradient descent).
 
-The number it should show: the order of modes is that of their singular values in both, critical_t[r->r+1] rising like
-1/s^2 and critical_step[r->r+1] like 1/s; the coefficient of each truncated truth within 3 per cent of its lam(t).
+The number it should show: the order of modes is that of their singular values in both, critical_t[r->r+1] rising with
+1/s and critical_step[r->r+1] like 1/s; the coefficient of each truncated truth within 3 per cent of its lam(t).
 """
 
 from collections.abc import Sequence
