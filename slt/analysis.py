@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from slt.estimators import diagnostics, free_energy, llc, occupancy
+from slt.transitions import masses
 from slt.typing import Estimate, Quantity
 
 SEED = "data_seed"
@@ -37,7 +38,7 @@ def summarise_part(data: xr.Dataset) -> dict[str, Quantity]:
     rhat and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (others:
     where they are, not what the posterior weighs), loss[P], llc[P] about the phase's own minimum, rhat[P],
     ess[P], dwell[P] in draws; with ladders that reach 0: free_energy (thermodynamic integration), free_energy_mbar and
-    their difference.
+    their difference; with ladders and phases: critical_t[a->b] (critical_n, ...) where the leading phase changes.
     """
     view = Draws(data)
     found = view.over_all()
@@ -45,6 +46,8 @@ def summarise_part(data: xr.Dataset) -> dict[str, Quantity]:
         found |= view.by_phase()
     if "rung_delta" in data:
         found |= view.ladders()
+        if "phase" in data:
+            found |= view.critical()
     return found
 
 
@@ -149,6 +152,46 @@ class Draws:
             found[f"ess[{name}]"] = self.quantity(inside.ess[..., k], np.nan * self.offset)
             if not ladders:
                 found[f"dwell[{name}]"] = self.over_seeds(pick(dwell))
+        return found
+
+    def critical(self) -> dict[str, Quantity]:
+        """critical_t[a->b] (t the axis of the ladders) with 90 per cent intervals, at every point of the other axes.
+
+        Averaged over data sets where there are several. NaN where there is no such crossing, or more than one: then
+        crossings[a->b] counts them. Ladders that broke anywhere on the axis do not count.
+        """
+        axis, names = str(self.data.attrs["coupled"]), list(self.data["phase"].attrs["names"])
+        x = self.data["beta_value" if axis == "beta" else axis]
+        others = [name for name in self.grid if name not in (axis, SEED)]
+        order = [*others, *([SEED] if SEED in self.grid else []), axis]
+        if x.ndim > 1 or x.size < 2:
+            return {}
+        labels = self.draws("phase").transpose([*(self.grid.index(d) for d in order), -2, -1])
+        ok = self.ok.transpose([*(self.grid.index(d) for d in order), -1])
+        if SEED not in self.grid:
+            labels, ok = np.expand_dims(labels, len(others)), np.expand_dims(ok, len(others))
+        rising = np.argsort(x.values)
+        coords = {name: self.coords[name] for name in others}
+        shape = labels.shape[: len(others)]
+        tables: dict[str, np.ndarray] = {}
+        for index in np.ndindex(shape):
+            use = ok[index].all((0, 1))
+            if use.sum() < 2:
+                continue
+            own = labels[index][:, rising][:, :, use]
+            shares = np.stack([(own == k).mean(-1) for k in range(len(names))], axis=-1).swapaxes(1, 2)
+            for (a, b), several in masses.critical(x.values[rising], shares, own.shape[-1]).items():
+                table = tables.setdefault(f"[{names[a]}->{names[b]}]", np.full((*shape, 5), np.nan))
+                one = several[0]
+                table[(*index, 0)] = len(several)
+                if len(several) == 1:
+                    table[(*index, slice(1, 5))] = one.value, one.stderr, *one.interval
+        found = {}
+        for name, table in tables.items():
+            found[f"critical_{axis}{name}"] = Quantity(table[..., 1], table[..., 2], coords, table[..., 3:])
+            if not (table[..., 0] == 1).all():
+                counts = np.nan_to_num(table[..., 0])
+                found[f"crossings{name}"] = Quantity(counts, np.full(counts.shape, np.nan), coords)
         return found
 
     def round_trips(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from slt.measure import regions, target
 from slt.measure.regions import PhaseReport, Replicates
 from slt.measure.target import Target
+from slt.model import Model
 from slt.phases import Phases
 from slt.posterior import Posterior
 from slt.transitions import crossing
@@ -26,6 +27,30 @@ from slt.typing import InputError
 
 POINTS = 5  # about a crossing
 NEAR = 0.05  # their least reach, in log t
+
+
+def asked_of(
+    model: Model, phases: Any, between: Any, t: Any, n: Any, data: Any, seeds: Any
+) -> tuple[Target, Phases, tuple[int, int]]:
+    """The target, the partition and the two phases meant by arguments of `slt.transition`; InputError for bad ones."""
+    potential = isinstance(model, Model) and model.is_potential
+    if (t is None) == (n is None) or (isinstance(model, Model) and potential != (n is None)):
+        raise InputError("t, n", (t, n), "give t for a potential, n for a model with data")
+    grid = np.unique(np.atleast_1d(np.asarray(t if n is None else n, np.float64)))
+    if grid.size < 4 or not np.isfinite(grid).all() or grid[0] <= 0:
+        raise InputError("t" if n is None else "n", t if n is None else n, "give at least four values > 0")
+    if potential:
+        of = target.make(model, seeds=seeds)
+    else:
+        of = target.make(model, model.sample(jax.random.key(0), 1) if data is None else data, seeds=seeds)
+    parts = regions.known(of, phases)
+    if between is None:
+        if len(parts.names) != 2:
+            raise InputError("between", None, f"say between which two of {', '.join(parts.names)}")
+        between = (parts.names[0], parts.names[1])
+    if isinstance(between, str) or len(between) != 2 or between[0] == between[1]:
+        raise InputError("between", between, "give the names of two phases")
+    return of, parts, (parts.index(between[0]), parts.index(between[1]))
 
 
 def table(found: Replicates, parts: Phases, a: int) -> np.ndarray:
@@ -70,7 +95,7 @@ def close(seen: Crossings, grid: np.ndarray) -> np.ndarray:
     for each in seen.found:
         reach = float(np.clip(3 * each.stderr / each.value, NEAR, 1.0))
         ends = np.clip(each.value * np.exp([-reach, reach]), grid[0], grid[-1])
-        about.append(np.geomspace(*ends, POINTS))
+        about.append(np.geomspace(ends[0], ends[1], POINTS))
     return np.unique(np.concatenate(about))
 
 
@@ -146,7 +171,7 @@ def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
     known = [
         each for each in basins if each.phase == report.names[a] and each.loss is not None and each.lam is not None
     ]
-    basin = min(known, key=lambda each: each.loss, default=None)
+    basin = min(known, key=lambda each: np.inf if each.loss is None else each.loss, default=None)
     fit = np.asarray(report.fit.value)[a]
     form = Form(float(fit[0]), float(fit[1]), 1, float(fit[2]))
     if basin is not None and basin.loss is not None and basin.lam is not None:
@@ -154,6 +179,8 @@ def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
         last = np.asarray(report.free_energy.value)[-1, a] - form.at(report.t[-1:])[0]
         form = form._replace(constant=float(last) if report.interior[-1, a] >= 0.95 else np.nan)
     rest = report.laplace[:, a] - of.dim / 2 * np.log(report.t)
+    if not np.isfinite(rest).all():
+        return form, Form(np.nan, of.dim / 2)
     slope = float((rest[-1] - rest[0]) / (report.t[-1] - report.t[0]))
     return form, Form(slope, of.dim / 2, 1, float(rest[-1] - slope * report.t[-1]))
 

@@ -23,6 +23,7 @@ from slt.measure.barrier import Order, barrier
 from slt.measure.crossings import (
     affirmed,
     anchor,
+    asked_of,
     between_signs,
     close,
     difference,
@@ -39,8 +40,9 @@ from slt.measure.target import Target
 from slt.model import Model
 from slt.phases import Phases
 from slt.transitions import crossing, predictions
-from slt.transitions.crossing import Crossing, Crossings, Difference, Paths
+from slt.transitions.crossing import Crossing, Crossings, Difference
 from slt.transitions.kind import Height, Kind, classify
+from slt.transitions.paths import Paths, paths
 from slt.transitions.predictions import Prediction
 from slt.typing import Batch, Estimate, InputError, Key, Params, Quantity
 
@@ -119,7 +121,7 @@ def transition(
     set beside it. rtol: standard error of a critical t, relative, that replicates are added for as long as `seconds`
     allow. budget: `runs` of `particles` a round, of each phase.
     """
-    of, parts, pair = _asked(model, phases, between, t, n, data, seeds)
+    of, parts, pair = asked_of(model, phases, between, t, n, data, seeds)
     key = target.own_key(of, jax.random.key(0) if key is None else key)
     asks = _Asks(order, profile, exact, rtol, seconds)
     budget = (Budget() if n is None else ON_DATA) if budget is None else budget
@@ -148,7 +150,7 @@ def repeated(
     draws of its own; where its crossing's true value is known (`slt.theory.quadrature`) the share of intervals that
     hold it is their coverage.
     """
-    of, parts, pair = _asked(model, phases, between, t, None, None, seeds)
+    of, parts, pair = asked_of(model, phases, between, t, None, None, seeds)
     key = target.own_key(of, jax.random.key(0) if key is None else key)
     asked = np.unique(np.asarray(t, np.float64))
     budget = Budget(runs=repetitions * runs, particles=particles)
@@ -169,29 +171,6 @@ def repeated(
         shared = anchor(own, ordinary, found.start, pair)
         results.append(crossing.crossings(difference(asked, curves, shared), level))
     return results
-
-
-def _asked(
-    model: Model, phases: Any, between: Any, t: Any, n: Any, data: Any, seeds: Any
-) -> tuple[Target, Phases, tuple[int, int]]:
-    potential = isinstance(model, Model) and model.is_potential
-    if (t is None) == (n is None) or (isinstance(model, Model) and potential != (n is None)):
-        raise InputError("t, n", (t, n), "give t for a potential, n for a model with data")
-    grid = np.unique(np.atleast_1d(np.asarray(t if n is None else n, np.float64)))
-    if grid.size < 4 or not np.isfinite(grid).all() or grid[0] <= 0:
-        raise InputError("t" if n is None else "n", t if n is None else n, "give at least four values > 0")
-    if potential:
-        of = target.make(model, seeds=seeds)
-    else:
-        of = target.make(model, model.sample(jax.random.key(0), 1) if data is None else data, seeds=seeds)
-    parts = regions.known(of, phases)
-    if between is None:
-        if len(parts.names) != 2:
-            raise InputError("between", None, f"say between which two of {', '.join(parts.names)}")
-        between = (parts.names[0], parts.names[1])
-    if isinstance(between, str) or len(between) != 2 or between[0] == between[1]:
-        raise InputError("between", between, "give the names of two phases")
-    return of, parts, (parts.index(between[0]), parts.index(between[1]))
 
 
 class _Asks(NamedTuple):
@@ -257,7 +236,7 @@ class _Potential:
     def _curves(self, x: np.ndarray, rounds: Sequence[Replicates]) -> Difference:
         """F_a - F_b of all rounds together, their counts of the prior pooled."""
         draws = sum(each.draws for each in rounds)
-        mass = sum(np.asarray(each.prior_mass.value) * each.draws for each in rounds) / draws
+        mass = np.sum([np.asarray(each.prior_mass.value) * each.draws for each in rounds], axis=0) / draws
         curves = []
         for a in self.pair:
             tables = []
@@ -357,7 +336,7 @@ def _on_data(
     errors = np.stack(spread, axis=-1) / np.sqrt(len(sets) if len(sets) > 1 else a.shape[1])
     names = (parts.names[pair[0]], parts.names[pair[1]])
     told = verdict(names, "n", found, kind, (), len(sets))
-    single = crossing.paths(x, refined.paths)
+    single = paths(x, refined.paths)
     return Transition(
         names, "n", x.astype(float), Estimate(values, errors), found, critical, kind, (), single, refined, None, told
     )

@@ -85,16 +85,6 @@ class Crossings(NamedTuple):
         return same[0] if len(same) == 1 else None
 
 
-class Paths(NamedTuple):
-    """Crossings of single data paths [data]: first and last (NaN where a path never crosses) and how many."""
-
-    first: Float[np.ndarray, " data"]
-    last: Float[np.ndarray, " data"]
-    count: np.ndarray
-    above: Float[np.ndarray, " x"]
-    "share of the paths on which D > 0, that is which prefer b"
-
-
 def difference(x: Any, a: Any, b: Any, *, slope: Any = None, paired: bool = False) -> Difference:
     """D = F_a - F_b from replicates a, b [data, chain, x], or [chain, x] of a potential.
 
@@ -102,7 +92,7 @@ def difference(x: Any, a: Any, b: Any, *, slope: Any = None, paired: bool = Fals
     else the chains of the two phases are independent and may differ in number. The data sets are always shared.
     InputError for grids that do not ascend, arrays that do not fit, and entries that are not finite.
     """
-    x = _grid(x)
+    x = grid(x)
     a, b = (_replicates(name, each, x) for name, each in (("a", a), ("b", b)))
     if len(a) != len(b) or (paired and a.shape != b.shape):
         raise InputError(
@@ -133,7 +123,7 @@ def estimated(
     x: Any, value: Any, *, stderr: Any = None, covariance: Any = None, slope: Any = None, dof: float = np.inf
 ) -> Difference:
     """D from its values and their covariance [x, x], or standard errors of independent values, where that is all."""
-    x = _grid(x)
+    x = grid(x)
     value = np.asarray(value, np.float64)
     if (stderr is None) == (covariance is None):
         raise InputError("stderr, covariance", (stderr, covariance), "give one of the two")
@@ -226,28 +216,6 @@ def bootstrap(of: Difference, at: Crossing, rng: np.random.Generator, draws: int
     far = np.where(change, np.abs(where - curve.forth(at.value)), np.inf)
     nearest = np.take_along_axis(where, far.argmin(1)[:, None], axis=1)[:, 0]
     return np.where(change.any(1), [curve.back(each) for each in nearest], np.nan)
-
-
-def paths(x: Any, value: Any) -> Paths:
-    """Crossings of every single data path D [data, x], interpolated linearly (in log x where x > 0).
-
-    On one data set D is a random walk about its mean and crosses many times where its drift is small: the first and
-    the last crossing are other numbers than the crossing of the averaged D, and both are reported.
-    """
-    x = _grid(x)
-    value = np.asarray(value, np.float64)
-    if value.ndim != 2 or value.shape[1] != x.size or not np.isfinite(value).all():
-        raise InputError("value", value.shape, f"give finite D of every data set at the {x.size} values of x")
-    u = np.log(x) if x[0] > 0 else x
-    above = value > 0
-    change = above[:, 1:] != above[:, :-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        where = u[:-1] + np.diff(u) * value[:, :-1] / (value[:, :-1] - value[:, 1:])
-    count = change.sum(1)
-    rows = np.arange(len(value))
-    ends = (where[rows, change.argmax(1)], where[rows, change.shape[1] - 1 - change[:, ::-1].argmax(1)])
-    first, last = (np.where(count > 0, np.exp(each) if x[0] > 0 else each, np.nan) for each in ends)
-    return Paths(first, last, count, above.mean(0))
 
 
 class _Interpolated:
@@ -359,7 +327,8 @@ def _sentence(of: Difference, found: list[Crossing], notes: list[str], level: fl
     return f"{lead}: " + "; ".join([*said, *notes]) + "."
 
 
-def _grid(x: Any) -> Float[np.ndarray, " x"]:
+def grid(x: Any) -> Float[np.ndarray, " x"]:
+    """x as float64; InputError unless it is finite, ascending and has two values."""
     x = np.asarray(x, np.float64)
     if x.ndim != 1 or x.size < 2 or not np.isfinite(x).all() or not (np.diff(x) > 0).all():
         raise InputError("x", x, "give at least two finite, ascending values")

@@ -129,7 +129,7 @@ def height(a: Float[np.ndarray, "run k"], b: Float[np.ndarray, "run k"], order: 
     ends = np.quantile(np.concatenate([a.ravel(), b.ravel()]), [0.002, 0.998])
     if not ends[1] > ends[0]:
         return Height(0.0, 0.0, order)
-    edges = np.linspace(*ends, BINS + 1)
+    edges = np.linspace(ends[0], ends[1], BINS + 1)
     by_run = [np.array([np.histogram(row, edges)[0] for row in each]) for each in (a, b)]
     counts = [each.sum(0) for each in by_run]
     pooled = counts[0] * (b.size / a.size) + counts[1] if a.size < b.size else counts[0] + counts[1] * (a.size / b.size)

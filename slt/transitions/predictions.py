@@ -82,7 +82,7 @@ def roots(a: Form, b: Form, low: float = 1.0, high: float = LARGEST) -> tuple[Ro
     found = [Root(float(t), _rising(d, float(t))) for t in mesh[value == 0]]
     for i in np.flatnonzero(value[:-1] * value[1:] < 0):
         root = optimize.brentq(lambda u: float(d(np.exp(u))), np.log(mesh[i]), np.log(mesh[i + 1]), xtol=1e-14)
-        found.append(Root(float(np.exp(root)), bool(value[i] < 0)))
+        found.append(Root(float(np.exp(float(root))), bool(value[i] < 0)))  # pyright: ignore[reportArgumentType]
     return tuple(sorted(found))
 
 
@@ -115,7 +115,7 @@ def predictions(
     if np.isfinite([a.constant, b.constant]).all():
         found.append(_prediction("constant", roots(a, b), measured))
     if laplace is not None:
-        found.append(_prediction("laplace", roots(*laplace), measured, laplace_note))
+        found.append(_prediction("laplace", roots(laplace[0], laplace[1]), measured, laplace_note))
     if exact is not None:
         found.append(_prediction("exact", (Root(float(exact), upward=True),), measured))
     return tuple(found)

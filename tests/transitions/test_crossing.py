@@ -5,6 +5,7 @@ import pytest
 
 from slt.theory import exact
 from slt.transitions import crossing
+from slt.transitions.paths import paths
 from slt.typing import InputError
 
 CRITICAL = 294.138961658
@@ -131,8 +132,8 @@ def test_several_crossings_and_open_ends_are_said():
 
 def test_single_paths():
     x = np.array([1.0, 2, 4, 8])
-    found = crossing.paths(x, np.array([[-1.0, 1, -1, 1], [-1, -1, -1, 1], [-1, -1, -1, -1]]))
-    assert found.count.tolist() == [3, 1, 0]
+    found = paths(x, np.array([[-1.0, 1, -1, 1], [-1, -1, -1, 1], [-1, -1, -1, -1]]))
+    assert found.changes.tolist() == [3, 1, 0]
     np.testing.assert_allclose(found.first[:2], [np.sqrt(2), np.sqrt(32)])
     np.testing.assert_allclose(found.last[:2], [np.sqrt(32), np.sqrt(32)])
     assert np.isnan(found.first[2])

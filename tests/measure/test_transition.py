@@ -1,0 +1,145 @@
+"""slt.transition on landscapes whose crossing is known exactly, and what its intervals are worth."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, special
+
+import slt
+from slt.cells import data_words
+from slt.engine.program import draw_data
+from slt.measure.free_energy import Budget
+from slt.measure.transition import repeated, transition
+from slt.models import gaussian_location, two_basins
+from slt.theory.quadrature import quadrature
+from slt.transitions.crossing import crossings, estimated
+from slt.typing import InputError
+
+CRITICAL = 294.138961658
+GRID = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1000.0]
+
+
+def test_two_basins():
+    found = transition(two_basins.make(), t=GRID, exact=CRITICAL)
+    one = found.critical
+    assert one is not None
+    assert len(found.crossings.found) == 1  # the mass of V falls and rises below t = 100: no transition
+    assert one.certain
+    assert one.stderr < 0.012 * CRITICAL
+    assert abs(one.value - CRITICAL) < 4 * one.stderr
+    assert abs(one.value / CRITICAL - 1) < 0.02
+    assert found.kind is not None
+    assert found.kind.kind == "coexistence"
+    named = found.quantities["critical_t[U->V]"]
+    assert named.interval is not None
+    assert named.interval[0] < named.value < named.interval[1]
+    told = {each.name: each for each in found.predictions}
+    np.testing.assert_allclose(told["leading"].t, 119.6, atol=0.1)
+    assert abs(told["constant"].miss) < 0.03
+    assert "singular" in told["laplace"].note
+    assert "U -> V" in str(found)
+
+
+def test_no_crossing_is_invented():
+    found = transition(two_basins.make(), t=[1.0, 5.0, 20.0, 50.0, 150.0], budget=Budget(runs=8, particles=256))
+    assert found.critical is None
+    assert not found.crossings.found
+    assert "No crossing" in str(found)
+    assert found.quantities == {}
+
+
+def test_bad_input():
+    model = two_basins.make()
+    with pytest.raises(InputError, match="give t for a potential"):
+        transition(model, n=[10, 20, 30, 40])
+    with pytest.raises(InputError, match="at least four"):
+        transition(model, t=[10.0, 20.0])
+    with pytest.raises(InputError, match="unknown; this partition has U, V"):
+        transition(model, t=GRID, between=("U", "W"))
+    with pytest.raises(InputError, match="names of two phases"):
+        transition(model, t=GRID, between=("U", "U"))
+
+
+@pytest.mark.statistics
+def test_intervals_cover():
+    t = np.geomspace(240, 360, 5)
+    found = repeated(two_basins.make(), t=t, repetitions=400, runs=8, particles=128)
+    ones = [each.only() for each in found]
+    held = [one is not None and one.interval[0] <= CRITICAL <= one.interval[1] for one in ones]
+    assert 0.86 <= np.mean(held) <= 0.94
+    values = np.array([one.value for one in ones if one is not None])
+    assert abs(values.mean() - CRITICAL) < 4 * values.std() / 20 + 0.15 * values.std()  # bias well inside the interval
+
+
+def two_wells(centre_a, centre_b, loss, sharp):
+    """K = min(loss + |w - a|^4, sharp |w - b|^2), and which branch is the lower."""
+    a, b = np.asarray(centre_a, float), np.asarray(centre_b, float)
+
+    def branches(w, xp):
+        square = [xp.sum(xp.square(w - xp.asarray(c, w.dtype)), axis=-1) for c in (a, b)]
+        return loss + square[0] ** 2, sharp * square[1]
+
+    phases = slt.Phases(
+        ("A", "B"), lambda w: jnp.asarray(jnp.greater(*branches(w, jnp)), jnp.int32), "the lower branch"
+    )
+    model = slt.potential(lambda w: jnp.minimum(*branches(w, jnp)), a.size, slt.Uniform(-2.0, 2.0))
+
+    def gap(log_t):
+        q = quadrature(
+            lambda w: np.minimum(*branches(w, np)), np.exp(log_t), [(-2, 2)] * a.size,
+            region=lambda w: np.greater(*branches(w, np)).astype(int),
+        )  # fmt: skip
+        return float(np.subtract(*q.region_free_energy))
+
+    return model, phases, gap
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize(
+    "a, b, loss, sharp",
+    [([-0.8], [1.2], 0.04, 8.0), ([-1, 0], [1, 0.3], 0.05, 8.0), ([-1, 0, 0], [1, 0, 0], 0.1, 6.0)],
+)
+def test_other_landscapes(a, b, loss, sharp):
+    model, phases, gap = two_wells(a, b, loss, sharp)
+    found = transition(model, phases, t=np.geomspace(2, 2000, 9))
+    assert found.critical is not None
+    assert found.kind is not None
+    assert found.kind.kind == "coexistence"
+    middle = np.log(found.critical.value)
+    exact = np.exp(optimize.brentq(gap, middle - 0.3, middle + 0.3, xtol=1e-5))
+    assert abs(found.critical.value - exact) < 4 * found.critical.stderr
+    assert abs(found.critical.value / exact - 1) < 0.02
+
+
+@pytest.mark.statistics
+def test_the_scalar_chain_and_a_pitchfork_are_crossovers():
+    """w1 w2 = s: 'learned' where the product passes s/2. The pitchfork (w^2 - h)^2, cut at |w| = sqrt(h)/2."""
+    chain = slt.potential(lambda w: jnp.square(w[0] * w[1] - 0.3), 2, slt.Normal())
+    learned = slt.Phases(
+        ("zero", "learned"), lambda w: jnp.asarray(w[0] * w[1] > 0.15, jnp.int32), "learned where w1 w2 > s/2"
+    )
+    found = transition(chain, learned, t=np.geomspace(1, 3000, 9), order=lambda w: w[0] * w[1])
+    assert found.critical is not None
+    assert found.kind is not None
+    assert found.kind.kind == "crossover"
+
+
+def test_on_data_against_the_closed_form():
+    """Gaussian location, mean 0.4, cut at 0.25: the prior prefers the lower half, the data in the end the upper one."""
+    model = gaussian_location.GaussianLocation(1, 0.4)
+    phases = slt.phases.by_threshold(("low", "high"), lambda w: w[0], 0.25, "high where w > 0.25")
+    n, seeds = np.array([4, 8, 16, 32, 64]), (0, 1, 2, 3)
+    found = transition(model, phases, n=n, data_seeds=seeds, budget=Budget(runs=4, particles=64))
+    y = np.asarray(draw_data(model, jnp.stack([jnp.asarray(data_words(k)) for k in seeds]), {}, 64))[..., 0]
+    means = np.cumsum(y, axis=1)[:, found.x.astype(int) - 1]
+    z = (means / (found.x + 1) - 0.25) * np.sqrt(found.x + 1)  # the posterior is N(sum y/(n + 1), 1/(n + 1))
+    exact = special.log_ndtr(z) - special.log_ndtr(-z)  # F_low - F_high = log(mass_high/mass_low)
+    assert found.refined.paths is not None
+    np.testing.assert_allclose(found.refined.paths, exact, atol=0.35)
+    assert found.paths is not None
+    assert found.paths.changes.shape == (4,)
+    assert found.axis == "n"
+    assert "4 data sets" in str(found)
+    mean = crossings(estimated(found.x, exact.mean(0), stderr=1e-6)).found
+    assert [each.upward for each in found.crossings.found] == [each.upward for each in mean] or found.crossings.notes
+    assert found.kind is None or found.kind.kind != "coexistence"
