@@ -15,6 +15,7 @@ from slt import observables as watch
 from slt.cells import grid
 from slt.config import RunConfig, SweepConfig, instantiate, sweeps
 from slt.engine import Chunk, Job, Schedule, Start, prepare
+from slt.engine.mesh import spread
 from slt.engine.schedule import Plan, plan
 from slt.measure.llc import Llc, llc
 from slt.model import Model, Truth
@@ -55,14 +56,17 @@ class Progress(Protocol):
         """A piece of the measure `name` was saved ("": the whole)."""
 
 
-def parts(config: RunConfig) -> list[Part]:
-    """All sweeps of a run, the further parts first and the main one last; raises InputError before any compute."""
+def parts(config: RunConfig, devices: int | str | None = None) -> list[Part]:
+    """All sweeps of a run, the further parts first and the main one last; raises InputError before any compute.
+
+    devices: see slt.engine.mesh.spread.
+    """
     named = {prefix.removeprefix("parts.").rstrip(".") or MAIN: sweep for prefix, sweep in sweeps(config)}
     order = [*(name for name in named if name != MAIN), *(name for name in named if name == MAIN)]
-    return [part(name, named[name], config.seed) for name in order]
+    return [part(name, named[name], config.seed, devices) for name in order]
 
 
-def part(name: str, sweep: SweepConfig, seed: int) -> Part:
+def part(name: str, sweep: SweepConfig, seed: int, devices: int | str | None = None) -> Part:
     """One sweep of a config made ready to run."""
     prefix = "" if name == MAIN else f"parts.{name}."
     made = {key: instantiate(node, f"{prefix}{key}") for key, node in _components(sweep).items() if node is not None}
@@ -82,6 +86,7 @@ def part(name: str, sweep: SweepConfig, seed: int) -> Part:
         data=made.get("data"),
         seed=seed,
         name=name,
+        devices=devices,
     )
 
 
@@ -104,10 +109,12 @@ def assemble(
     data: Any = None,
     seed: int = 0,
     name: str = MAIN,
+    devices: int | str | None = None,
 ) -> Part:
     """One sweep, checked and ready to run; arguments as the fields of a sweep's config, as objects.
 
-    Each part's keys depend on its name and the run's seed alone.
+    devices: that share its chains, see slt.engine.mesh.spread; default all accelerators, or one CPU. Each
+    part's keys depend on its name and the run's seed alone.
     """
     prefix = "" if name == MAIN else f"parts.{name}."
     if not isinstance(model, Model):
@@ -126,6 +133,7 @@ def assemble(
         start=_start(start, jitter, model, truth),
         centres=[_point(centre, model, truth, "centre")],
         data=data,
+        spread=spread(devices),
     )
     return Part(name, job, tuple(start), phases)
 

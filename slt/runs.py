@@ -1,6 +1,7 @@
 """A run from its config to its summary on disk: begun, resumed or extended, by the command line or from Python."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import time
@@ -19,7 +20,7 @@ from slt.config import RunConfig
 from slt.drivers import Part
 from slt.engine import Chunk
 from slt.quench import baselines
-from slt.results import Run, Store, measures
+from slt.results import Run, Store, crew, measures
 from slt.results.layout import Layout
 from slt.typing import InputError, Key
 
@@ -68,31 +69,54 @@ def free_place(made: RunConfig, place: Path, *, fresh: bool = False) -> Path:
         while (found := place.with_name(f"{place.name}.{number}")).exists():
             number += 1
         return found
-    try:
-        same = results.load(place).data.attrs.get("digest") == config.digest(made)
-    except InputError:
-        same = False
+    same = holds(place, made)
     ways = f"`slt resume {place}` goes on with it, `slt extend {place} schedule.draws=N` gives it more draws, "
     cure = f"holds this very run (same digest): {ways}" if same else "exists, and is never overwritten: "
     raise InputError("out", str(place), f"{cure}--fresh starts another beside it, --out DIR elsewhere")
 
 
-def begin(made: RunConfig, place: Path, watching: Watching | None = None) -> Run:
-    """Run a config into a new directory; InputError before any of it is written where it cannot be run."""
-    ready = _ready(made)
-    store = Store.create(place, _layouts(ready), config.dump(made), _attrs(made))
+def holds(place: Path, made: RunConfig) -> bool:
+    """Whether a directory holds this very run, finished or not."""
+    try:
+        return results.recorded(place).get("digest") == config.digest(made)
+    except InputError:
+        return False
+
+
+def begin(made: RunConfig, place: Path, watching: Watching | None = None, *, devices: int | str | None = None) -> Run:
+    """Run a config into a new directory; InputError before any of it is written where it cannot be run.
+
+    devices: "auto" (all accelerators here), a number, or "NxP" (slt.engine.mesh.spread); no part of what a run is.
+    """
+    ready = _ready(made, devices)
+    layouts, kind = _layouts(ready), _crew()
+    attrs = _attrs(made)
+    store = kind.create(place, layouts, config.dump(made), attrs) if crew.first() else crew.Follower(place, layouts)
     return _go_on(made, ready, store, watching)
 
 
-def resume(place: Path, *, allow_import: Sequence[str] = (), watching: Watching | None = None) -> Run:
+def resume(
+    place: Path,
+    *,
+    allow_import: Sequence[str] = (),
+    watching: Watching | None = None,
+    devices: int | str | None = None,
+) -> Run:
     """Go on with a run from its last checkpoints, by its own config; a finished run gets its summary written anew."""
     made = config.load(place, allow_import)
-    ready = _ready(made)
-    return _go_on(made, ready, Store.open(place, _layouts(ready)), watching)
+    ready = _ready(made, devices)
+    layouts, kind = _layouts(ready), _crew()
+    store = kind.open(place, layouts) if crew.first() else crew.Follower(place, layouts)
+    return _go_on(made, ready, store, watching)
 
 
 def extend(
-    place: Path, overrides: Sequence[str], *, allow_import: Sequence[str] = (), watching: Watching | None = None
+    place: Path,
+    overrides: Sequence[str],
+    *,
+    allow_import: Sequence[str] = (),
+    watching: Watching | None = None,
+    devices: int | str | None = None,
 ) -> Run:
     """Give a run more draws: overrides as for `slt.config.extended`. What is there stays."""
     longer = config.extended(config.load(place, allow_import), overrides)
@@ -100,15 +124,19 @@ def extend(
     for prefix, sweep in config.sweeps(longer):
         if sweep.schedule.chunk is None:  # then it depends on the draws, and stored chunks keep their length
             sweep.schedule.chunk = chunks[prefix.removeprefix("parts.").rstrip(".") or drivers.MAIN]
-    ready = _ready(longer)
-    store = Store.open(place, _layouts(ready), config_text=config.dump(longer), attrs=_attrs(longer))
+    ready = _ready(longer, devices)
+    layouts, kind = _layouts(ready), _crew()
+    if crew.first():
+        store = kind.open(place, layouts, config_text=config.dump(longer), attrs=_attrs(longer))
+    else:
+        store = crew.Follower(place, layouts)
     return _go_on(longer, ready, store, watching)
 
 
-def _ready(made: RunConfig) -> list[Part]:
+def _ready(made: RunConfig, devices: int | str | None) -> list[Part]:
     jax.config.update("jax_enable_x64", made.x64)
     _measures(made)
-    return drivers.parts(made)
+    return drivers.parts(made, devices)
 
 
 def _measures(made: RunConfig) -> dict[str, Measure]:
@@ -117,6 +145,16 @@ def _measures(made: RunConfig) -> dict[str, Measure]:
         if not callable(measure):
             raise InputError(f"measures.{name}", measure, "must be a callable that takes an slt.runs.Site")
     return built
+
+
+class Dismissed(BaseException):
+    """This process is not the first of its run, and its work is done."""
+
+
+def _crew() -> type[Store]:
+    """The kind of the first process's store, once all processes have read what there is."""
+    crew.exchange(None)
+    return Store if jax.process_count() == 1 else crew.Head
 
 
 def _layouts(ready: Sequence[Part]) -> dict[str, Layout]:
@@ -133,6 +171,8 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
     watched = contextlib.nullcontext(_Unwatched()) if watching is None else watching(ready)
     with store, watched as progress:
         drivers.sample(ready, store, progress)
+        if not crew.first():
+            raise Dismissed
         for one in ready:
             store.add(one.name, baselines(one.job, store.layouts[one.name]))
         _measure(_measures(made), made.seed, ready, store, progress)
@@ -141,7 +181,8 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
     quantities: dict[str, Any] = dict(analysis.summarise(run.data))
     home = config.experiment(made)
     if home is not None and hasattr(home, "summarise"):
-        quantities |= home.summarise(run)
+        told = results.Summary(quantities, run.health, seconds, config.digest(made))
+        quantities = quantities | home.summarise(dataclasses.replace(run, summary=told))
     results.write_summary(store.path, quantities, run.health, seconds, config.digest(made))
     return results.load(store.path)
 

@@ -19,6 +19,8 @@ exit codes: 0 done, 1 unexpected error, 2 bad input (nothing was written), 3 the
 KEYS = """\
 key=value changes one setting of the config; lists are quoted from the shell; a group such as sampler= takes a
 ready component by name (slt list), and its settings follow: sampler=sgnht sampler.step_size=1e-4
+devices=N takes N devices (default: all accelerators, or one CPU); devices=4x2 also splits the model's parameters by 2;
+distributed=auto shares the run between all processes of a SLURM step or TPU pod, else distributed=HOST:PORT,RANK,COUNT
 """
 COMMANDS = {
     "run": (
@@ -81,6 +83,31 @@ verdict in a sentence; then the settings as overrides for slt run. Writes nothin
   slt calibrate my.yaml --json
 """,
     ),
+    "sweep": (
+        "run a config for every combination of values",
+        f"""\
+Run a config as many jobs, for what changes shapes (widths, samplers): key=a,b,c takes each value in turn. Jobs run one
+after another, or by launcher=workers (processes here), slurm, submitit or ray_cluster, with launcher.KEY=VALUE. The
+same command again goes on with jobs that are incomplete.
+
+{KEYS}""",
+        """\
+  slt sweep superposition/demo model.c=5,6,7 --out runs/width
+  slt sweep superposition/demo sampler=sgld,baoab launcher=workers launcher.n_jobs=2 --smoke
+  slt sweep superposition/demo model.c=5,6,7 launcher=slurm launcher.partition=gpu
+  slt sweep superposition/demo model.c=5,6,7 --out runs/width --only 2      # one job, such as one of a SLURM array
+""",
+    ),
+    "merge": (
+        "join runs into one dataset",
+        """\
+Join runs, or all runs of sweeps, into one dataset and one summary: along the axes of their grids where only these
+differ, along a new axis `run` where other settings do.""",
+        """\
+  slt merge runs/width --out runs/width/merged
+  slt merge runs/first runs/second --out runs/both
+""",
+    ),
     "show": (
         "show what a run found, and its health",
         """\
@@ -97,6 +124,29 @@ With the names of quantities (or patterns such as 'mass*') their whole tables.""
         """\
   slt plot runs/mine
   slt plot runs/mine --allow-import my_folder   # its figures are drawn by an experiment in my_folder
+""",
+    ),
+    "report": (
+        "write a run as one HTML file, to read and to explore",
+        """\
+Write one self-contained HTML file: the run's figures, all quantities with errors and intervals, health, config, how to
+reproduce it, and its phase diagram to explore by pointer. It needs a browser and no network. Samples nothing.""",
+        """\
+  slt report runs/mine                        # runs/mine/report.html
+  slt report runs/mine --out mine.html
+  slt report runs/mine --allow-import my_folder   # its figures are drawn by an experiment in my_folder
+""",
+    ),
+    "phases": (
+        "find the phases that a run's draws are in",
+        """\
+Lead the kept parameters of a run down to the minima below them, cluster those, and print the catalogue: each phase's
+share of the draws, loss, local learning coefficient, rank of the Hessian, whether it is a minimum or a saddle, and
+where it leads. Needs no known phases. Writes nothing.""",
+        """\
+  slt phases runs/mine --part population
+  slt phases runs/mine --quench posterior    # saddles that hold the posterior for a while count as phases too
+  slt phases runs/mine --json
 """,
     ),
     "compare": (
@@ -140,17 +190,18 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-    for name in ("run", "check", "calibrate"):
+    for name in ("run", "check", "calibrate", "sweep"):
         made[name].add_argument("name", metavar="NAME", help="a built-in config (slt list), or the path of a YAML file")
         made[name].add_argument("--x64", action="store_true", help="double precision (same as x64=true)")
         made[name].add_argument(
             "--smoke", action="store_true", help="the config made tiny: seconds, to see that it runs"
         )
-    for name in ("resume", "extend", "show", "plot"):
+    for name in ("resume", "extend", "show", "plot", "report", "phases"):
         made[name].add_argument("run", metavar="RUN", help="a run directory")
-    for name in ("run", "check", "calibrate", "extend"):
+    for name in ("run", "check", "calibrate", "extend", "sweep"):
         made[name].add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
-    for name in ("resume", "extend", "plot"):
+    made["resume"].add_argument("overrides", metavar="devices=N", nargs="*", help="where to compute; nothing else")
+    for name in ("resume", "extend", "plot", "report", "phases"):
         text = "a module, .py file or folder that the config may import besides slt (repeatable)"
         made[name].add_argument("--allow-import", action="append", default=[], metavar="WHAT", help=text)
     for name in ("run", "resume", "extend"):
@@ -161,6 +212,18 @@ def parser() -> argparse.ArgumentParser:
     made["run"].add_argument(
         "--fresh", action="store_true", help="if the directory is taken, use the next free DIR.2, ..."
     )
+    text = "under a scheduler: go on with the run if DIR holds it; on SIGTERM or SIGUSR2 save, and queue the job anew"
+    for name in ("run", "resume", "extend"):
+        made[name].add_argument("--preemptible", action="store_true", help=text)
+    made["sweep"].add_argument("--out", metavar="DIR", help="the sweep's directory, one run directory a job in it")
+    made["sweep"].add_argument("--only", type=int, metavar="K", help="job K alone, counted from 0, in this process")
+    made["report"].add_argument("--out", metavar="FILE", help="the HTML file (default RUN/report.html)")
+    made["merge"].add_argument("runs", metavar="RUN", nargs="+", help="run directories, or directories of sweeps")
+    made["merge"].add_argument("--out", metavar="DIR", required=True, help="the directory of the merged data")
+    made["phases"].add_argument("--part", metavar="NAME", help="the part of the run (default: main, else its first)")
+    made["phases"].add_argument("--json", action="store_true", help="one JSON object, for programs")
+    text = "loss: minima of the loss below the draws; posterior: modes of the posterior at each draw's own t"
+    made["phases"].add_argument("--quench", choices=("loss", "posterior"), default="loss", help=text)
     made["calibrate"].add_argument("--json", action="store_true", help="one JSON list, for programs")
     made["calibrate"].add_argument("--error", type=float, default=0.004, help="relative standard error to reach")
     made["calibrate"].add_argument("--seconds", type=float, default=15.0, help="of sampling at most, at each point")
@@ -187,9 +250,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, see the module's docstring."""
-    args = parse(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    args = parse(given)
+    args.argv = given
     if args.command == "theory":  # answers without loading JAX
         return theory.call(args)
+    importlib.import_module("slt.cli.machine").prepare(args)
     commands = importlib.import_module("slt.cli.commands")
     try:
         return commands.call(args)

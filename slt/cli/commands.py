@@ -1,14 +1,11 @@
 """What each command of `slt` does: results on standard output, progress and messages on standard error."""
 
 import argparse
-import contextlib
-import dataclasses
+import errno
 import json
 import math
 import os
-import shlex
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,17 @@ import platformdirs
 from rich.console import Console
 
 from slt import config, drivers, results, runs
-from slt.cli import catalogue, tables
-from slt.cli.progress import Reporter, Stopped, Stopping, duration, expected_seconds
-from slt.config import RunConfig
+from slt.cli import catalogue, distributed, merge, phases, report, sampling, sweep, tables
+from slt.cli.progress import duration, expected_seconds
+from slt.cli.sampling import BAD_INPUT, DONE, INCOMPLETE, INTERRUPTED, composed, draw, output
 from slt.config.nodes import nearest
-from slt.results import Run
 from slt.typing import InputError
 
-DONE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 CACHE = "SLT_CACHE"
 """Environment variable: "off" runs without the cache of compiled programs, anything else is the folder it lies in."""
-WIDE = 1000  # columns where standard output is no terminal: lines for programs are not broken
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ESTALE)
+"""What a disk refuses with: the run ends with a sentence, and can be gone on with."""
 
 
 def call(args: argparse.Namespace) -> int:
@@ -36,6 +33,9 @@ def call(args: argparse.Namespace) -> int:
     messages = Console(stderr=True, highlight=False)
     use_cache(cache_folder())
     try:
+        sampling.check_words(args)
+        if distributed.is_worker():
+            return distributed.work(args, COMMANDS[args.command])
         return COMMANDS[args.command](args, messages)
     except InputError as error:
         messages.print(f"slt {args.command}: {error}", markup=False, soft_wrap=True)
@@ -43,6 +43,13 @@ def call(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         messages.print("interrupted")
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        cure = "what was committed is kept: give it room, or let it be written, and then slt resume"
+        where = f" ({error.filename})" if error.filename else ""
+        messages.print(f"slt {args.command}: {error.strerror}{where}: {cure}", markup=False, soft_wrap=True)
+        return INCOMPLETE
 
 
 def cache_folder() -> Path | None:
@@ -66,20 +73,8 @@ def use_cache(folder: Path | None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _output() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
-
-
-def _composed(args: argparse.Namespace) -> RunConfig:
-    made = config.compose(args.name, [*args.overrides, *(["x64=true"] if args.x64 else [])])
-    made = config.smoke(made) if args.smoke else made
-    jax.config.update("jax_enable_x64", made.x64)
-    return made
-
-
 def _list(args: argparse.Namespace, messages: Console) -> int:
-    out, groups = _output(), catalogue.options()
+    out, groups = output(), catalogue.options()
     ready = {catalogue.short(item.target): f"{group}={item.name}" for group in groups for item in groups[group]}
 
     def named(items: list[catalogue.Item]) -> list[tuple[str, str]]:
@@ -108,7 +103,7 @@ def _list(args: argparse.Namespace, messages: Console) -> int:
 def _doctor(args: argparse.Namespace, messages: Console) -> int:
     from slt.cli import doctor  # a sampler, a model: nothing else needs them here
 
-    out, well = _output(), True
+    out, well = output(), True
     with messages.status("looking"):
         for finding in doctor.examine(cache_folder()):
             mark = {None: "[dim]--[/dim]", True: "[green]ok[/green]", False: "[red]NO[/red]"}[finding.ok]
@@ -119,9 +114,9 @@ def _doctor(args: argparse.Namespace, messages: Console) -> int:
 
 
 def _check(args: argparse.Namespace, messages: Console) -> int:
-    made, out = _composed(args), _output()
+    made, out = composed(args), output()
     with messages.status("compiling and timing" if args.timed else "looking"):
-        parts = drivers.parts(made)
+        parts = drivers.parts(made, args.devices)
         seconds = expected_seconds(parts) if args.timed else {}
         found = [drivers.check(part) for part in parts]
     out.print(config.dump(made), markup=False, soft_wrap=True)
@@ -139,7 +134,7 @@ def _check(args: argparse.Namespace, messages: Console) -> int:
 
 
 def _calibrate(args: argparse.Namespace, messages: Console) -> int:
-    made, out = _composed(args), _output()
+    made, out = composed(args), output()
     part, records, rows = drivers.part(drivers.MAIN, made, made.seed), [], []
     for where, found in drivers.calibrate(part, error=args.error, seconds=args.seconds, seed=made.seed):
         messages.print(f"{_point(where)}: {found.verdict}", markup=False, soft_wrap=True)
@@ -192,7 +187,7 @@ def _finite(value: Any) -> Any:
 
 
 def _show(args: argparse.Namespace, messages: Console) -> int:
-    run, out = results.load(args.run), _output()
+    run, out = results.load(args.run), output()
     if args.quantities:
         names = _named(run.quantities, args.quantities)
         for name in names:
@@ -245,7 +240,7 @@ def _convergence(quantities: Mapping[str, Any], part: str, parts: Sequence[str])
 
 
 def _compare(args: argparse.Namespace, messages: Console) -> int:
-    first, second, out = results.load(args.run), results.load(args.other), _output()
+    first, second, out = results.load(args.run), results.load(args.other), output()
     found = results.compare(first, second)
     both = {row.name: None for row in found.rows}
     if args.quantities:
@@ -263,100 +258,22 @@ def _plot(args: argparse.Namespace, messages: Console) -> int:
     run = results.load(args.run)
     with messages.status("drawing"):
         paths = draw(run, config.structured(run.config), config.allowed(args.allow_import))
-    _output().print("\n".join(str(path) for path in paths if path.suffix == ".png"), markup=False, soft_wrap=True)
+    output().print("\n".join(str(path) for path in paths if path.suffix == ".png"), markup=False, soft_wrap=True)
     return DONE if run.complete else INCOMPLETE
 
 
-def draw(run: Run, made: RunConfig, allow_import: Sequence[str] | None = None) -> list[Path]:
-    """Save the figures of a run, by its experiment's figures(run), else those that suit any run; their paths."""
-    from slt import plots  # matplotlib is not needed for anything else
-
-    home = config.experiment(made, allow_import)
-    figures = plots.default_figures if home is None else home.figures
-    return plots.save(figures(dataclasses.replace(run, config=made)), run.path / "figures")
-
-
-def _run(args: argparse.Namespace, messages: Console) -> int:
-    made = _composed(args)
-    place = runs.default_place(made) if args.out is None else Path(args.out)
-    place = runs.free_place(made, place, fresh=args.fresh)
-    folder = config.own_folder(args.name)
-    hint = [] if folder is None else ["--allow-import", _shown(folder)]
-    return _sampled(args, messages, place, hint, lambda watching: runs.begin(made, place, watching))
-
-
-def _resume(args: argparse.Namespace, messages: Console) -> int:
-    place, allow = Path(args.run), args.allow_import
-
-    def go(watching: runs.Watching) -> Run:
-        return runs.resume(place, allow_import=allow, watching=watching)
-
-    return _sampled(args, messages, place, _hint(allow), go)
-
-
-def _extend(args: argparse.Namespace, messages: Console) -> int:
-    place, allow = Path(args.run), args.allow_import
-
-    def go(watching: runs.Watching) -> Run:
-        return runs.extend(place, args.overrides, allow_import=allow, watching=watching)
-
-    return _sampled(args, messages, place, _hint(allow), go)
-
-
-def _hint(allow: Sequence[str]) -> list[str]:
-    return [word for what in allow for word in ("--allow-import", what)]
-
-
-def _shown(folder: Path) -> str:
-    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
-def _sampled(
-    args: argparse.Namespace, messages: Console, place: Path, hint: Sequence[str], go: Callable[[runs.Watching], Run]
-) -> int:
-    """Sample with progress told, draw the figures, say where everything is."""
-    again = f"Go on with: {shlex.join(['slt', 'resume', str(place), *hint])}"
-    stopping = Stopping(messages, again)
-    after = messages.status("local minima, estimates, figures")
-
-    @contextlib.contextmanager
-    def watching(parts: Sequence[drivers.Part]) -> Iterator[drivers.Progress]:
-        if not args.quiet:
-            messages.print(f"writing {place}", markup=False, soft_wrap=True)
-        with stopping, Reporter(parts, messages, stopping, quiet=args.quiet) as reporter:
-            yield reporter
-        if not args.quiet:
-            after.start()
-
-    try:
-        run = go(watching)
-        drawn = draw(run, config.structured(run.config))
-    except KeyboardInterrupt as stopped:
-        after.stop()
-        saved = f"what was sampled is saved. {again}" if place.exists() else "nothing was written"
-        messages.print(f"stopped; {saved}", markup=False, soft_wrap=True)
-        asked = isinstance(stopped, Stopped) and stopped.by == signal.SIGTERM
-        return INCOMPLETE if asked else INTERRUPTED
-    finally:
-        after.stop()
-    broken = [chain["sentence"] for health in run.health.values() for chain in health["broken_chains"]]
-    for sentence in broken[:5]:
-        messages.print(sentence, markup=False, soft_wrap=True)
-    if len(broken) > 5:
-        messages.print(f"and {len(broken) - 5} more broken chains: slt show {place}", markup=False, soft_wrap=True)
-    figures = f"; figures: {run.path / 'figures'}" if drawn else ""
-    _output().print(f"results: {run.path}{figures}", markup=False, soft_wrap=True)
-    return DONE
-
-
 COMMANDS = {
-    "run": _run,
-    "resume": _resume,
-    "extend": _extend,
+    "run": sampling.run,
+    "resume": sampling.resume,
+    "extend": sampling.extend,
+    "sweep": sweep.sweep,
+    "merge": merge.merge,
     "check": _check,
     "calibrate": _calibrate,
     "show": _show,
     "plot": _plot,
+    "report": report.report,
+    "phases": phases.phases,
     "compare": _compare,
     "list": _list,
     "doctor": _doctor,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from slt.drivers import Part
 from slt.engine import Chunk
+from slt.results import crew
 
 TOP_PHASES = 7
 
@@ -36,10 +37,12 @@ class Stopping:
     """Context in which a first SIGINT or SIGTERM asks the run to stop after its chunk, and a second ends it at once.
 
     A thread reads the signals, so that a person is answered while the main thread is inside a compiled program.
+    SIGUSR2 asks too, where `patient` or where it had a handler before (submitit sets one); `patient`: only SIGINT can
+    end the run at once, for schedulers repeat themselves.
     """
 
-    def __init__(self, console: Console, farewell: str):
-        self.console, self.farewell = console, farewell
+    def __init__(self, console: Console, farewell: str, *, patient: bool = False):
+        self.console, self.farewell, self.patient = console, farewell, patient
         self.asked = 0
         self._before: dict[int, Any] = {}
 
@@ -49,7 +52,11 @@ class Stopping:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        theirs = signal.getsignal(signal.SIGUSR2)
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if self.patient else [])]
+        if callable(theirs) and theirs is not stop_at_once:  # submitit's, which lets SIGTERM pass on purpose
+            numbers = [signal.SIGINT, signal.SIGUSR2]
+        for number in numbers:
             self._before[number] = signal.signal(number, _deferred)
         threading.Thread(target=self._listen, daemon=True, name="slt-signals").start()
         return self
@@ -67,7 +74,7 @@ class Stopping:
     def _listen(self) -> None:
         while data := os.read(self._read, 1):
             number = data[0]
-            if number not in (signal.SIGINT, signal.SIGTERM):
+            if number not in self._before or (self.asked and self.patient and number != signal.SIGINT):
                 continue
             if self.asked:
                 self.console.show_cursor(True)
@@ -77,10 +84,16 @@ class Stopping:
             self.console.print("\nstopping: this chunk is finished and saved first; Ctrl-C again stops at once")
         os.close(self._read)
 
-    def check(self) -> None:
-        """Raise Stopped if a signal has asked for it."""
-        if self.asked:
-            raise Stopped(self.asked)
+    def check(self, *, together: bool = False) -> None:
+        """Raise Stopped if a signal has asked for it; `together`: asked any process of the run, all of which ask."""
+        asked = max(crew.exchange(int(self.asked))) if together else self.asked
+        if asked:
+            raise Stopped(asked)
+
+
+def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """A handler for the time when nothing is sampled: what there is, is saved."""
+    raise Stopped(number)
 
 
 def _deferred(number: int, frame: FrameType | None) -> None:
@@ -131,7 +144,7 @@ class Reporter:
             self.pace[part.name] = worked + cost * (chunk.stop - chunk.first), seconds + chunk.seconds
         if not self.quiet:
             self._show(part, chunk, draws)
-        self.stopping.check()
+        self.stopping.check(together=True)
 
     def measured(self, name: str, piece: str) -> None:
         """A piece of a measure was saved, or with no piece the whole."""

@@ -3,10 +3,11 @@
 A figure's label (`Figure.get_label`) is its caption. What a run lacks is left out, never an error.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -42,6 +43,7 @@ from slt.plots.draw import (
     table,
     traces,
 )
+from slt.results.place import replace
 
 
 def quantities(run: Any, part: str = "main") -> dict[str, xr.Dataset]:
@@ -334,7 +336,8 @@ def save(figures: Mapping[str, Figure], directory: str | os.PathLike[str]) -> li
     Each file is written beside its place and moved there, so nobody meets half a figure. The caption goes into the
     file, the date does not: a figure drawn anew from the same run gives the same bytes.
     """
-    folder, written = Path(directory), []
+    folder = Path(directory) if isinstance(directory, str) else cast(Path, directory)  # or of an object store
+    written = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         caption = str(figure.get_label())
@@ -343,12 +346,9 @@ def save(figures: Mapping[str, Figure], directory: str | os.PathLike[str]) -> li
             "png": {"Title": name, "Description": caption},
         }
         for kind, metadata in facts.items():
-            path, part = folder / f"{name}.{kind}", folder / f".{name}.{os.getpid()}.part"
-            try:
-                with matplotlib.rc_context(RC):  # mathematics is set only when a figure is drawn
-                    figure.savefig(part, format=kind, dpi=400 if kind == "pdf" else 200, metadata=metadata)
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+            path, content = folder / f"{name}.{kind}", io.BytesIO()
+            with matplotlib.rc_context(RC):  # mathematics is set only when a figure is drawn
+                figure.savefig(content, format=kind, dpi=400 if kind == "pdf" else 200, metadata=metadata)
+            replace(path, content.getvalue())
             written.append(path)
     return written

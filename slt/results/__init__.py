@@ -19,8 +19,9 @@ import slt
 from slt.engine.program import kept
 from slt.results import measures
 from slt.results.layout import Layout
-from slt.results.manifest import Manifest, replace
+from slt.results.manifest import Manifest
 from slt.results.manifest import Part as State
+from slt.results.place import place, replace, zarr_store
 from slt.results.store import CONFIG, DATA, Store, readable
 from slt.typing import InputError, Quantity
 
@@ -34,9 +35,12 @@ __all__ = [
     "Summary",
     "chunk_lengths",
     "compare",
+    "entries",
     "load",
+    "place",
     "provenance",
     "read_summary",
+    "recorded",
     "write_summary",
 ]
 
@@ -101,7 +105,7 @@ def load(path: str | Path, *, verify: bool = False) -> Run:
     Every file that was committed must be there in its full size; with `verify` its checksum must agree too. InputError
     names the file that does not, and where `path` is no run directory.
     """
-    folder = Path(path)
+    folder = place(path)
     manifest = Manifest(folder)
     damage = next(manifest.damage(verify), None)
     if damage is not None:
@@ -109,7 +113,7 @@ def load(path: str | Path, *, verify: bool = False) -> Run:
         raise InputError("run", str(folder / damage.file), cure)
     if not readable(folder):
         raise InputError("run", str(folder / DATA / "zarr.json"), f"cannot be read: `slt resume {folder}` mends it")
-    tree = xr.open_datatree(folder / DATA, engine="zarr", chunks=None, decode_times=False)
+    tree = xr.open_datatree(zarr_store(folder / DATA), engine="zarr", chunks=None, decode_times=False)
     groups = {name: _cut(tree[name].to_dataset(), state) for name, state in manifest.parts.items()}
     data = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **groups})
     try:
@@ -120,9 +124,14 @@ def load(path: str | Path, *, verify: bool = False) -> Run:
     return Run(folder, data, config, summary, manifest.health(), measures.load(manifest))
 
 
+def recorded(path: str | Path) -> dict[str, Any]:
+    """The attributes of a run as its manifest has them (digest, seed, config, versions), whatever its files are."""
+    return Manifest(place(path)).attrs
+
+
 def chunk_lengths(path: str | Path) -> dict[str, int]:
     """Draws a chunk of every part of a run: what schedule.chunk must be to go on with it."""
-    return {name: state.shape["schedule.chunk"] for name, state in Manifest(Path(path)).parts.items()}
+    return {name: state.shape["schedule.chunk"] for name, state in Manifest(place(path)).parts.items()}
 
 
 def _cut(data: xr.Dataset, state: State) -> xr.Dataset:
@@ -160,12 +169,12 @@ def write_summary(
     shown = {name: _quantity(name, one) for name, one in quantities.items()}
     content = {"quantities": shown, "health": dict(health), "wall_s": wall_s, "digest": digest}
     text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    replace(Path(path) / SUMMARY, text.encode() + b"\n")
+    replace(place(path) / SUMMARY, text.encode() + b"\n")
 
 
 def read_summary(path: str | Path) -> Summary:
     """summary.json of a run directory, null as NaN."""
-    file = Path(path) / SUMMARY
+    file = place(path) / SUMMARY
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         quantities = {
@@ -243,7 +252,7 @@ def compare(a: Run, b: Run) -> Comparison:
         spread = math.hypot(sx, sy)
         z = (x - y) / spread if spread > 0 else math.nan
         rows.append(Row(key[0], dict(key[1]), x, sx, y, sy, z))
-    left, right = dict(_entries(a.config)), dict(_entries(b.config))
+    left, right = dict(entries(a.config)), dict(entries(b.config))
     paths = [path for path in dict.fromkeys([*left, *right]) if left.get(path) != right.get(path)]
     return Comparison(rows, [(path, left.get(path), right.get(path)) for path in paths])
 
@@ -255,12 +264,13 @@ def _numbers(run: Run) -> Iterator[tuple[tuple[str, tuple], tuple[float, float]]
             yield (name, where), (float(one.value[index]), float(one.stderr[index]))
 
 
-def _entries(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def entries(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of everything in a config."""
     if not isinstance(config, dict) or not config:
         yield path, config
         return
     for key, value in config.items():
-        yield from _entries(value, f"{path}.{key}" if path else str(key))
+        yield from entries(value, f"{path}.{key}" if path else str(key))
 
 
 def provenance() -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""Checkpoints of a bucket's carry: one array of bytes, saved and committed by Orbax."""
+"""Checkpoints of a bucket's carry: one array of bytes, committed by Orbax, in an object store by a single PUT."""
 
 import functools
 import hashlib
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slt.engine.program import Carry
+from slt.results.place import is_local, remove, replace
 from slt.typing import InputError
 
 
@@ -23,23 +23,36 @@ def steps(folder: Path) -> list[int]:
 
 def save(folder: Path, step: int, carry: Carry) -> None:
     """Commit a checkpoint after `step` draws, then remove the older ones."""
-    import orbax.checkpoint as ocp  # takes two seconds
+    older = [other for other in steps(folder) if other != step]
+    if is_local(folder) and jax.process_count() == 1:
+        import orbax.checkpoint as ocp  # takes two seconds
 
-    older = steps(folder)
-    item = ocp.args.PyTreeSave({"carry": _packed(carry)})
-    _checkpointer().save((folder / str(step)).absolute(), args=item, force=True)
+        item = ocp.args.PyTreeSave({"carry": _packed(carry)})
+        _checkpointer().save((folder / str(step)).absolute(), args=item, force=True)
+    else:  # one file; Orbax would have all processes save together
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(folder / str(step), _packed(carry).tobytes())
     for other in older:
-        if other != step:
-            shutil.rmtree(folder / str(other))
+        if (folder / str(other)).is_file():
+            (folder / str(other)).unlink()
+        else:
+            remove(folder / str(other))
 
 
 def read(folder: Path, step: int, like: Carry) -> Carry:
     """A checkpoint; `like` has its shapes and dtypes. InputError: another program's; ValueError, OSError: damaged."""
+    path = folder / str(step)
+    if path.is_file():
+        return _unpacked(np.frombuffer(path.read_bytes(), np.uint8), like, folder)
+    if jax.process_count() > 1:
+        import zarr
+
+        return _unpacked(np.asarray(zarr.open_array(path / "carry", mode="r")[:]), like, folder)
     import orbax.checkpoint as ocp
 
     wanted = ocp.args.PyTreeRestore(restore_args={"carry": ocp.RestoreArgs(restore_type=np.ndarray)})
     try:
-        packed = _checkpointer().restore((folder / str(step)).absolute(), args=wanted)["carry"]
+        packed = _checkpointer().restore(path.absolute(), args=wanted)["carry"]
     except KeyError as error:
         raise ValueError(f"it lacks {error}") from error
     return _unpacked(packed, like, folder)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from numcodecs import Zstd
 
+from slt.results.place import create, is_local, replace
 from slt.typing import InputError, Status
 
 FILE, LOCK = "manifest.jsonl", "lock"
@@ -30,13 +31,6 @@ Record = tuple[int, str] | None
 def checksum(content: bytes) -> str:
     """The first 32 hexadecimal digits of SHA-256."""
     return hashlib.sha256(content).hexdigest()[:32]
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file so that it holds the old content or the new one at any moment."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 @dataclass
@@ -99,6 +93,7 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError("run", str(folder), f"is no run directory: it has no {FILE}") from error
         self.length = content.rfind(b"\n") + 1
+        self._content = None if is_local(folder) else content[: self.length]
         for number, line in enumerate(content[: self.length].splitlines(), start=1):
             try:
                 self._apply(json.loads(line))
@@ -115,6 +110,11 @@ class Manifest:
     def append(self, event: str, **content: Any) -> None:
         """Commit one event."""
         line = _line({"event": event, **content})
+        if self._content is not None:  # an object store cannot append
+            self._content += line
+            replace(self.path, self._content)
+            self._apply(json.loads(line))
+            return
         with self.path.open("r+b") as file:
             file.truncate(self.length)
             file.seek(self.length)
@@ -252,7 +252,11 @@ def _health(name: str, part: Part) -> dict[str, Any]:
 def lock(folder: Path) -> None:
     """Claim a run directory for this process; InputError where another one has it. A dead process loses its claim."""
     path, mine = folder / LOCK, folder / f"{LOCK}.{uuid.uuid4().hex[:8]}"
-    mine.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}))
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid()), "job": _job()}
+    if not is_local(folder):
+        _lock_object(folder, path, json.dumps(about).encode())
+        return
+    mine.write_text(json.dumps(about))
     try:
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(mine)  # appears with its content, or fails
@@ -261,11 +265,7 @@ def lock(folder: Path) -> None:
             fcntl.flock(
                 held, fcntl.LOCK_EX
             )  # of two that find the same dead owner, the second reads what the first left
-            owner = json.loads(path.read_text())
-            if owner["host"] != socket.gethostname() or owner["started"] == _started(owner["pid"]):
-                cure = f"is in use by process {owner['pid']} on {owner['host']}: wait for it, or if it is gone delete "
-                raise InputError("run", str(folder), cure + f"the file {LOCK}")
-            LOG.warning("%s: process %s, which held it, is gone: going on from its last save", folder, owner["pid"])
+            _leave(folder, json.loads(path.read_text()))
             mine.replace(path)
     except FileNotFoundError as error:
         raise InputError("run", str(folder), "was given back or removed this moment: try again") from error
@@ -276,6 +276,38 @@ def lock(folder: Path) -> None:
 def unlock(folder: Path) -> None:
     """Give a run directory back."""
     (folder / LOCK).unlink(missing_ok=True)
+
+
+def _leave(folder: Path, owner: dict[str, Any]) -> None:
+    """InputError where the process that holds a run directory may be alive."""
+    job, theirs = _job(), owner.get("job")
+    if job is not None and theirs is not None and theirs[0] == job[0]:
+        gone = theirs[1] != job[1]
+    else:
+        gone = owner["host"] == socket.gethostname() and owner["started"] != _started(owner["pid"])
+    if not gone:
+        cure = f"is in use by process {owner['pid']} on {owner['host']}: wait for it, or if it is gone delete "
+        raise InputError("run", str(folder), cure + f"the file {LOCK}")
+    LOG.warning("%s: process %s, which held it, is gone: going on from its last save", folder, owner["pid"])
+
+
+def _lock_object(folder: Path, path: Path, mine: bytes) -> None:
+    try:
+        create(path, mine)
+    except FileExistsError:
+        owner = json.loads(path.read_bytes())
+        _leave(folder, owner)
+        path.unlink(missing_ok=True)
+        try:
+            create(path, mine)  # of two that find the same dead owner, one is refused
+        except FileExistsError as error:
+            raise InputError("run", str(folder), "was taken by another process this moment: wait for it") from error
+
+
+def _job() -> list[str] | None:
+    """The SLURM job of this process and how often it was queued anew: of one job only the last is alive."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return None if job is None else [job, os.environ.get("SLURM_RESTART_COUNT", "0")]
 
 
 def _started(pid: int) -> str | None:

@@ -6,7 +6,7 @@ the manifest; a measure or a piece whose files are missing or altered counts as 
 
 import io
 import re
-import shutil
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from slt.results.manifest import Damage, Manifest, checksum, replace
+from slt.results.manifest import Damage, Manifest, checksum
+from slt.results.place import is_local, move, remove, replace, zarr_store
 from slt.typing import InputError
 
 FOLDER = "measures"
@@ -26,7 +27,8 @@ def load(manifest: Manifest) -> dict[str, xr.Dataset]:
     """The finished measures of a run, by name."""
     found = {}
     for name in manifest.measures:
-        data = xr.open_dataset(_whole(manifest.folder, name), engine="zarr", chunks=None, decode_times=False)
+        store = zarr_store(_whole(manifest.folder, name))
+        data = xr.open_dataset(store, engine="zarr", chunks=None, decode_times=False)
         text = {key: variable.astype(object) for key, variable in data.variables.items() if variable.dtype.kind in "TU"}
         found[name] = data.assign({str(key): variable for key, variable in text.items()})
     return found
@@ -40,25 +42,27 @@ def damaged(manifest: Manifest, name: str) -> Iterator[Damage]:
 def forget(manifest: Manifest, name: str) -> None:
     """Drop a measure and its pieces: it will be made anew."""
     manifest.append("forget", measure=name)
-    shutil.rmtree(_whole(manifest.folder, name), ignore_errors=True)
-    shutil.rmtree(manifest.folder / FOLDER / name, ignore_errors=True)
+    remove(_whole(manifest.folder, name))
+    remove(manifest.folder / FOLDER / name)
 
 
 def save(manifest: Manifest, name: str, data: xr.Dataset, draws: int, seconds: float) -> None:
     """Commit a finished measure, made in so many seconds when the run had so many draws."""
     path = _whole(manifest.folder, name)
-    fresh = path.with_name(f".{path.name}")
-    for old in (fresh, path):
-        shutil.rmtree(old, ignore_errors=True)
+    fresh = path.with_name(f".{path.name}") if is_local(path) else Path(tempfile.mkdtemp()) / path.name
+    remove(path)
+    remove(fresh)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Zarr's consolidated metadata and text are extensions of its format
         data.to_zarr(fresh, mode="w", zarr_format=3, consolidated=True)
-    fresh.rename(path)
-    files = {
-        file.relative_to(manifest.folder).as_posix(): _record(file.read_bytes())
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
+    made = [file.relative_to(fresh).as_posix() for file in sorted(fresh.rglob("*")) if file.is_file()]
+    files = {f"{FOLDER}/{path.name}/{file}": _record((fresh / file).read_bytes()) for file in made}
+    if is_local(path):
+        fresh.rename(path)
+    else:
+        for file in made:
+            move(fresh / file, path / file)
+        remove(fresh.parent)
     manifest.append("measure", measure=name, draws=draws, seconds=round(seconds, 3), files=files)
 
 

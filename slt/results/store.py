@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ from slt.engine import Chunk, Restore, Trace
 from slt.engine.program import Carry, kept
 from slt.results import checkpoint
 from slt.results.layout import Block, Layout
-from slt.results.manifest import SHARED, Manifest, checksum, lock, replace, unlock
+from slt.results.manifest import FILE as MANIFEST
+from slt.results.manifest import LOCK, SHARED, Manifest, checksum, lock, unlock
+from slt.results.place import is_local, move, place, remove, replace, workshop, zarr_store
 from slt.typing import InputError
 
 LOG = logging.getLogger("slt.results.store")
@@ -46,18 +49,18 @@ class Store:
 
         InputError where `path` holds anything already, or cannot be written.
         """
-        path = Path(path)
-        fresh = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+        path = place(path)
+        fresh = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}" if is_local(path) else Path(tempfile.mkdtemp())
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise InputError("out", str(path), "exists, and is never overwritten: give another directory")
-            fresh.mkdir(parents=True)
+            fresh.mkdir(parents=True, exist_ok=True)
             lock(fresh)
             replace(fresh / CONFIG, config_text.encode())
             files = _skeleton(fresh, parts, {}, attrs)
             created = [{"event": "create", "part": name, "files": files[name], **_facts(parts[name])} for name in parts]
             Manifest.begin(fresh, [{"event": "attrs", "attrs": dict(attrs)}, *created])
-            fresh.rename(path)
+            _bring(fresh, path)
         except OSError as error:
             raise InputError("out", str(path), f"cannot be written: {error.strerror}") from error
         finally:
@@ -79,7 +82,7 @@ class Store:
         run again by its own config ends what a kill cut short. InputError: no run directory, in use, other parts,
         fewer draws than before.
         """
-        path = Path(path)
+        path = place(path)
         Manifest(path)
         lock(path)
         try:
@@ -150,22 +153,18 @@ class Store:
 
     def _install(self) -> None:
         """Make metadata and coordinates anew and move them into place, last the root's, which tells readers all."""
-        work = self.path / ".skeleton"
-        shutil.rmtree(work, ignore_errors=True)
         added = {name: part.added for name, part in self.manifest.parts.items()}
-        files = _skeleton(work, self.layouts, added, self.manifest.attrs)
-        made = [file.relative_to(work) for file in work.rglob("*") if file.is_file()]
-        for file in sorted(made, key=lambda file: (len(file.parts) == 2, file)):
-            (self.path / file).parent.mkdir(parents=True, exist_ok=True)
-            (work / file).replace(self.path / file)
+        with workshop(self.path) as work:
+            files = _skeleton(work, self.layouts, added, self.manifest.attrs)
+            made = [file.relative_to(work) for file in work.rglob("*") if file.is_file()]
+            for file in sorted(made, key=lambda file: (len(file.parts) == 2, file)):
+                move(work / file, self.path / file.as_posix())
         for name in self.layouts:
             self.manifest.append("files", part=name, files=files[name])
-        shutil.rmtree(work)
 
     def write(self, part: str, chunk: Chunk) -> None:
         """Commit a chunk: its arrays, a line of the manifest, its checkpoint. Doing it again changes nothing."""
-        layout = self.layouts[part]
-        files = dict(self._put(part, layout, block) for block in layout.blocks(chunk))
+        layout, files = self.layouts[part], self._written(part, chunk)
         committed = {
             "bucket": chunk.bucket,
             "first": chunk.first,
@@ -174,6 +173,20 @@ class Store:
         }
         self.manifest.append("chunk", part=part, **committed, broken=layout.broken(chunk), files=files)
         checkpoint.save(self._checkpoints(part, chunk.bucket), chunk.stop, chunk.carry)
+
+    def _written(self, part: str, chunk: Chunk) -> dict[str, list]:
+        """The files of a chunk and their records, this process's share of them written here."""
+        layout, (mine, count) = self.layouts[part], self._turn()
+        turns = enumerate(layout.blocks(chunk))
+        return self._share(dict(self._put(part, layout, block) for i, block in turns if i % count == mine))
+
+    def _turn(self) -> tuple[int, int]:
+        """(this process, number of processes) that write."""
+        return 0, 1
+
+    def _share(self, files: dict[str, list]) -> dict[str, list]:
+        """The records of what all processes wrote."""
+        return files
 
     def _put(self, part: str, layout: Layout, block: Block) -> tuple[str, list]:
         """Write one stored chunk of an array; (file, [bytes, checksum])."""
@@ -216,7 +229,7 @@ class Store:
                     LOG.warning("checkpoint %s cannot be read (%s)", folder / str(step), error)
         if done:
             self.manifest.append("restart", part=part, bucket=bucket)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         return None
 
     def finish(self, part: str, trace: Trace) -> None:
@@ -244,10 +257,21 @@ class Store:
         return self.manifest.health()
 
 
+def _bring(fresh: Path, path: Path) -> None:
+    """A new run directory to its place: at once on a disk; in an object store the manifest last, which makes it one."""
+    if is_local(path):
+        fresh.rename(path)
+        return
+    lock(path)
+    made = [file.relative_to(fresh) for file in fresh.rglob("*") if file.is_file() and file.name != LOCK]
+    for file in sorted(made, key=lambda file: (file.name == MANIFEST, file)):
+        move(fresh / file, path / file.as_posix())
+
+
 def readable(path: Path) -> bool:
     """Whether the metadata of a run directory's data can be read."""
     try:
-        return zarr.open_group(path / DATA, mode="r").metadata.consolidated_metadata is not None
+        return zarr.open_group(zarr_store(path / DATA), mode="r").metadata.consolidated_metadata is not None
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

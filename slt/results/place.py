@@ -1,0 +1,96 @@
+"""Where a run directory lies: a local folder, or an object store named by a URL (s3://, gs://, memory://), by one path.
+
+A place has the methods of pathlib.Path. What differs is here: a file is replaced by a rename on a disk, by one PUT in
+an object store, where nothing is ever renamed and nothing appended to.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from slt.typing import InputError
+
+
+def place(where: str | os.PathLike[str]) -> Path:
+    """The path of a local folder, or of an object store where `where` is a URL that fsspec knows."""
+    if not isinstance(where, str) or "://" not in where:
+        return Path(where) if isinstance(where, str) else cast(Path, where)
+    if where.startswith("file://"):
+        return Path(where.removeprefix("file://"))
+    from upath import UPath  # a third of a second, which local runs do not need
+
+    try:
+        return cast(Path, UPath(where))
+    except (ValueError, ImportError) as error:
+        raise InputError("out", where, f"{error}; s3:// needs pip install 'slt[s3]'") from error
+
+
+def is_local(path: Path) -> bool:
+    """Whether a place is a folder of this machine's file system."""
+    return isinstance(path, Path)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that it holds the old content or the new one at any moment."""
+    if not is_local(path):
+        path.write_bytes(content)  # one PUT
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def create(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, as one step; FileExistsError where it is."""
+    if is_local(path):
+        with path.open("xb") as file:
+            file.write(content)
+        return
+    cast(Any, path).fs.pipe_file(cast(Any, path).path, content, mode="create")
+
+
+def remove(path: Path) -> None:
+    """Remove a folder and all in it, if it is there."""
+    if is_local(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        cast(Any, path).fs.rm(cast(Any, path).path, recursive=True)
+
+
+@contextmanager
+def workshop(path: Path) -> Iterator[Path]:
+    """A local folder to make things in that `move` then brings to `path`: within it on a disk, else a temporary one."""
+    if not is_local(path):
+        with tempfile.TemporaryDirectory(prefix="slt-") as folder:
+            yield Path(folder)
+        return
+    folder = path / ".skeleton"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move(file: Path, to: Path) -> None:
+    """Bring a file of a local folder to its place, whole at any moment."""
+    if is_local(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(to)
+    else:
+        replace(to, file.read_bytes())
+        file.unlink()
+
+
+def zarr_store(path: Path) -> Any:
+    """A Zarr store at a place as zarr and xarray take it, for reading."""
+    if is_local(path):
+        return path
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(str(path), storage_options=dict(cast(Any, path).storage_options), read_only=True)
