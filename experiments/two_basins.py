@@ -167,7 +167,7 @@ def cartoon(run: Any) -> Figure | None:
     critical = exact.two_basins_critical_t()
     for t, style in zip((50.0, critical, 700.0), draw.STYLES[2:5], strict=True):
         density = np.exp(-t * loss + float(exact.two_basins(t).free_energy)) / 4
-        b.plot(w, density, color=style.colour, ls=style.line, label=f"$t = {t:.0f}$")
+        b.plot(w, density, color=style.colour, label=f"$t = {t:.0f}$")
     b.set(xlabel="$w$", ylabel="posterior density", yscale="log", ylim=(1e-3, 60))
     b.legend(loc="upper left")
     _crossing(c, run.measures["transition"])
@@ -196,7 +196,16 @@ def _crossing(ax: Any, one: xr.Dataset) -> None:
             ax.axvline(guess, color=style.colour, ls=style.line, lw=0.9, label=f"{text}: {guess:.0f}")
     ax.set(ylabel="$F_U - F_V$ (nats)", ylim=(-2.5, 4))
     draw.label_axis(ax, "t", t)
-    ax.legend(loc="upper left", title=rf"$t_c = {at:.1f}$, 90%: {low:.1f} to {high:.1f}", fontsize=7, title_fontsize=7)
+    ax.set_xlim(0.9 * t[0], 1.1 * t[-1])
+    known = [f"{each:.1f}" if np.isfinite(each) else "the grid's end" for each in (low, high)]
+    look: dict[str, Any] = {
+        "fontsize": 7,
+        "title_fontsize": 7,
+        "frameon": True,
+        "edgecolor": "none",
+        "framealpha": 0.85,
+    }
+    ax.legend(loc="upper left", title=rf"$t_c = {at:.1f}$, 90%: {known[0]} to {known[1]}", **look)
 
 
 def _profiles(ax: Any, one: xr.Dataset) -> None:
@@ -207,7 +216,7 @@ def _profiles(ax: Any, one: xr.Dataset) -> None:
         time, lower = (float(one[key].sel(way="U->V").values[i]) for key in ("escape", "escape_lower"))
         steps = f"{time:.3g} steps" if np.isfinite(time) else f"more than {lower:.2g} steps"
         label = f"$t = {t:.4g}$: {height:.4g} nats, {steps}"
-        ax.plot(one["w"].values, profile - np.nanmin(profile) + 0.3, color=style.colour, ls=style.line, label=label)
+        ax.plot(one["w"].values, profile - np.nanmin(profile) + 0.3, color=style.colour, label=label)
     ax.set(xlabel="$w$", ylabel="$F(w) - \\min F + 0.3$ (nats)", yscale="log", ylim=(0.2, 4e5))
     ax.legend(loc="upper left", fontsize=7, title="barrier and escape, $U$ to $V$", title_fontsize=7)
 

@@ -90,10 +90,10 @@ def difference(x: np.ndarray, curves: Sequence[np.ndarray], anchor: float) -> Di
 
 
 def close(seen: Crossings, grid: np.ndarray) -> np.ndarray:
-    """Values about every crossing, as far as three standard errors of it go, inside the grid."""
+    """Values about every crossing, as far as six standard errors of it go, inside the grid."""
     about = []
     for each in seen.found:
-        reach = float(np.clip(3 * each.stderr / each.value, NEAR, 1.0))
+        reach = float(np.clip(6 * each.stderr / each.value, NEAR, 1.0))
         ends = np.clip(each.value * np.exp([-reach, reach]), grid[0], grid[-1])
         about.append(np.geomspace(ends[0], ends[1], POINTS))
     return np.unique(np.concatenate(about))
