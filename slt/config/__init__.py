@@ -88,6 +88,8 @@ def listed(folder: Path | None = None) -> tuple[list[Listed], list[Listed]]:
     root = home() if folder is None else folder
     runs, options = [], []
     for path in sorted(root.rglob("*.yaml")):
+        if path.relative_to(root).parts[0] == "hydra":  # launchers, which are no part of a config: slt sweep
+            continue
         lines = path.read_text(encoding="utf-8").splitlines()
         entry = Listed(path.relative_to(root).with_suffix("").as_posix(), path, _summary(lines))
         (runs if any(line.strip() == _GLOBAL for line in lines[:3]) else options).append(entry)
