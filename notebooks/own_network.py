@@ -122,7 +122,7 @@ print("compare d/2 =", size / 2)
 # coefficient moves with $\gamma$, there is no one number to report without the $\gamma$ it was measured at.
 
 # %%
-by_gamma = {gamma: slt.llc(loss, params, data, gamma=gamma, error=0.03, seconds=4) for gamma in (0.25, 4.0)}
+by_gamma = {gamma: slt.llc(loss, params, data, gamma=gamma, error=0.05, seconds=3) for gamma in (0.25, 4.0)}
 by_gamma[1.0] = found
 slope = float(found.by_log_gamma.value[0])
 for gamma, one in sorted(by_gamma.items()):
@@ -138,8 +138,8 @@ for gamma, one in sorted(by_gamma.items()):
 # coefficient; where they part, it is on its way from one plateau to the next.
 
 # %%
-t = np.geomspace(2, n, 6)
-curve = slt.llc(loss, params, data, t=t, error=0.05, seconds=6)
+t = np.geomspace(2, n, 5)
+curve = slt.llc(loss, params, data, t=t, error=0.06, seconds=4)
 print(curve)
 
 # %%
