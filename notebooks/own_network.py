@@ -156,7 +156,9 @@ for what, label, colour in (
 axes[1].axvline(n / np.log(n), color="0.5", lw=0.8, ls=":")
 axes[1].axhline(size / 2, color="0.5", lw=0.8, ls="--")
 axes[1].annotate("$d/2$", (t[0], size / 2), xytext=(0, 3), textcoords="offset points", color="0.4")
-axes[1].annotate(r"$n/\log n$", (n / np.log(n), 0), xytext=(3, 3), textcoords="offset points", color="0.4")
+axes[1].annotate(
+    r"$n/\log n$", (n / np.log(n), size / 2 + 0.5), xytext=(3, -12), textcoords="offset points", color="0.4"
+)
 axes[1].set(xscale="log", xlabel=r"$t = n\beta$", ylim=(0, size / 2 + 0.5))
 for ax in axes:
     ax.legend(frameon=False, loc="lower right")
