@@ -37,7 +37,7 @@ class Transition:
 
     def __call__(self, site: Any) -> xr.Dataset:
         job = site.parts["main"].job
-        t = sorted(self.t) if self.t else sorted({float(cell.beta) for cell in job.plan.cells})
+        t = sorted(self.t) if self.t else site.run.data["main"]["t"].values.tolist()
 
         def make() -> dict[str, np.ndarray]:
             found = transition(
