@@ -1,13 +1,19 @@
 """One run over several devices equals one device: draws, keys, summaries, padded rows, ladders, a model's parts."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from slt import results
+from slt.engine.mesh import Spread, spread
+from slt.typing import InputError
 
 CLOSE = {"rtol": 2e-3, "atol": 2e-4}
 HERE = Path(__file__).parent
@@ -69,3 +75,42 @@ def test_a_run_goes_on_over_another_number_of_devices(drawn):
 
 def test_no_device_speaks_to_another(drawn):
     assert drawn[1]["cells-4"]["collectives"] == []
+
+
+@pytest.mark.parametrize("asked", [3, "2x2", "none", "0", "2x", "x2", "-1"])
+def test_what_cannot_be_had_is_refused(asked):
+    """Tests have two devices."""
+    with pytest.raises(InputError, match="devices"):
+        spread(asked)
+
+
+def test_what_is_asked_for():
+    assert spread("auto") is None  # on a CPU
+    assert spread(1) is None
+    assert spread(2) == spread("2x1")
+    assert spread("1x2").params == 2
+
+
+@pytest.mark.parametrize(
+    "rows, chains, devices, shape",
+    [(8, 4, 4, (4, 1)), (1, 8, 4, (1, 4)), (5, 4, 8, (2, 4)), (5, 3, 4, (4, 1)), (2, 6, 4, (2, 2)), (1, 1, 2, (2, 1))],
+)
+def test_the_largest_share_is_small(rows, chains, devices, shape):
+    mesh = Spread(tuple(itertools.islice(itertools.cycle(jax.devices()), devices))).mesh(rows, chains)
+    assert (mesh.shape["rows"], mesh.shape["chains"]) == shape
+
+
+def test_the_command_line_makes_devices_of_a_cpu(tmp_path):
+    """devices=3 is no part of the config, and three devices are there though the environment says nothing."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    environment |= {"PYTHONPATH": str(HERE.parent)}
+    words = ["run", HERE / "tiny" / "tiny.yaml", "--smoke", "devices=3", "--out", tmp_path / "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "slt.cli", *map(str, words)],
+        env=environment, capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = results.load(tmp_path / "run")
+    assert run.complete
+    assert "devices" not in run.config
+    assert json.loads(run.data.attrs["device"])["count"] == 3

@@ -15,7 +15,8 @@ STAND_IN = '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\n[ "$1" = slt
 
 
 def test_there_is_one_for_each_place():
-    assert {"one_gpu.sh", "eight_gpus.sbatch", "array.sbatch", "nodes.sbatch", "tpu_pod.sh"} <= {p.name for p in SCRIPTS}
+    names = {path.name for path in SCRIPTS}
+    assert {"one_gpu.sh", "eight_gpus.sbatch", "array.sbatch", "nodes.sbatch", "tpu_pod.sh"} <= names
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -24,6 +24,6 @@ def prepare(args: argparse.Namespace) -> None:
     if wanted and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         number = wanted[0] * (wanted[1] if len(wanted) > 1 else 1)
         with contextlib.suppress(RuntimeError):  # JAX has looked already: in a notebook, in tests
-            jax.config.update("jax_num_cpu_devices", max(number, jax.config.read("jax_num_cpu_devices")))
+            jax.config.update("jax_num_cpu_devices", number)
     if distributed.is_worker():
         distributed.join()

@@ -6,6 +6,7 @@ Each device advances its own chains without a word to the others: on the flat ax
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +54,11 @@ def spread(devices: int | str | None = None) -> Spread | None:
     if devices in ("auto", None):
         number, params = (1, 1) if here[0].platform == "cpu" and jax.process_count() == 1 else (len(here), 1)
     else:
-        flat, _, inner = str(devices).partition("x")
-        if not flat.isdigit() or not (inner or "1").isdigit() or int(flat) < 1 or int(inner or 1) < 1:
-            raise InputError("devices", devices, "give auto, a number such as 4, or 4x2: parameters over 2 of the 8")
-        params = int(inner or 1)
-        number = int(flat) * params
+        match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(devices))
+        if match is None:
+            raise InputError("devices", devices, "give auto, a number such as 4, or 4x2: each model over 2 of the 8")
+        params = int(match[2] or 1)
+        number = int(match[1]) * params
     if number > len(here):
         cure = f"there are {len(here)} ({here[0].platform}): ask for as many, or auto"
         raise InputError("devices", devices, f"{cure}; on a CPU set JAX_NUM_CPU_DEVICES={number}")
