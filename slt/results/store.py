@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+import zarr.storage
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
@@ -298,15 +299,20 @@ def _facts(layout: Layout) -> dict[str, Any]:
 def _skeleton(
     folder: Path, parts: Mapping[str, Layout], added: Mapping[str, Mapping[str, Any]], attrs: Mapping[str, Any]
 ) -> dict[str, dict[str, list]]:
-    """Write all metadata and coordinates under `folder`; by part, {file: [bytes, checksum]} of the coordinates."""
-    codec = ZstdCodec(level=LEVEL, checksum=True)
-    root = zarr.create_group(folder / DATA, attributes=dict(attrs), zarr_format=3)
+    """Write all metadata and coordinates under `folder`; by part, {file: [bytes, checksum]} of the coordinates.
+
+    They are made in memory: where a disk is full Zarr, which writes side by side, would leave tasks behind that fail
+    once more when the process ends.
+    """
+    codec, made = ZstdCodec(level=LEVEL, checksum=True), {}
+    memory = zarr.storage.MemoryStore(made)
+    root = zarr.create_group(memory, attributes=dict(attrs), zarr_format=3)
     for name, layout in parts.items():
         coords = layout.coords | layout.growing
         data = xr.Dataset(coords=coords, attrs=layout.attrs).merge(_labelled(added.get(name, {})), join="exact")
         chunked = {key: {"chunks": (layout.chunk // layout.thinning[c.dims[0]],)} for key, c in layout.growing.items()}
         encoding = {key: {"compressors": [codec]} | chunked.get(key, {}) for key in map(str, data.variables)}
-        data.to_zarr(folder / DATA, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
+        data.to_zarr(memory, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
         for variable in layout.variables:
             root.create_array(
                 f"{name}/{variable.name}",
@@ -321,13 +327,17 @@ def _skeleton(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata are an extension of the format: one file tells it all
         zarr.consolidate_metadata(root.store)
-    return {name: _stored(folder, folder / DATA / name) for name in parts}
+    contents = {f"{DATA}/{key}": buffer.to_bytes() for key, buffer in sorted(made.items())}
+    for file, content in contents.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)
+    records = {file: [len(content), checksum(content)] for file, content in contents.items()}
 
+    def stored(name: str) -> dict[str, list]:
+        own = f"{DATA}/{name}/"
+        return {file: record for file, record in records.items() if file.startswith(own) and not file.endswith(".json")}
 
-def _stored(folder: Path, group: Path) -> dict[str, list]:
-    files = [file for file in sorted(group.rglob("*")) if file.is_file() and file.name != "zarr.json"]
-    contents = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-    return {name: [len(content), checksum(content)] for name, content in contents.items()}
+    return {name: stored(name) for name in parts}
 
 
 def _plain(variables: xr.Dataset) -> dict[str, Any]:
