@@ -24,7 +24,7 @@ SHORT = [
     "schedule.chains=3",
     "parts.wells.schedule.draws=32",
 ]
-LONG = ["schedule.draws=200000", "schedule.burn_in=8", "schedule.chunk=50", "parts={}", "schedule.keep_params=0"]
+LONG = ["schedule.draws=200000", "schedule.burn_in=8", "schedule.chunk=50", "~parts", "schedule.keep_params=0"]
 SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "gpu[003-005,9],x1"}
 PATIENCE = 500  # seconds for two processes to start and compile, beside other tests
 

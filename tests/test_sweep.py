@@ -22,7 +22,7 @@ SWEPT = [
     "sampler._target_=slt.samplers.sgld.SGLD,slt.samplers.baoab.BAOAB",
     "model._target_=tiny_model.Location,tiny_model.Plane",
 ]
-SHORT = ["schedule.draws=8", "schedule.burn_in=2", "schedule.chunk=4", "schedule.keep_params=2", "parts={}"]
+SHORT = ["schedule.draws=8", "schedule.burn_in=2", "schedule.chunk=4", "schedule.keep_params=2", "~parts"]
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +161,7 @@ def test_one_job_of_an_array(tmp_path, capsys):
     assert "1 runs" in out
 
 
-LONG = ["schedule.draws=4000", "schedule.chunk=20", "schedule.keep_params=0", "parts={}", "grid.n=[16]"]
+LONG = ["schedule.draws=4000", "schedule.chunk=20", "schedule.keep_params=0", "~parts", "grid.n=[16]"]
 
 
 def process(*args, **environment):
