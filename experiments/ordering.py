@@ -103,7 +103,7 @@ def rest(data: xr.Dataset) -> xr.DataArray:
 
 def power(data: xr.Dataset, over: np.ndarray) -> float:
     """The exponent p of |excess| = c(t) beta^p over the data sets `over`: least squares in logarithms."""
-    mean = np.abs(rest(data).isel(data_seed=over).mean("data_seed")).values
+    mean = np.abs(rest(data).isel(data_seed=over).mean("data_seed").values)
     x, y = [], []
     for i, row in enumerate(mean):
         known = np.isfinite(row) & (row > 0)

@@ -54,7 +54,8 @@ def last_crossing(free_energies: Any, a: int, b: int) -> float:
     before = np.flatnonzero((gap(t)[:-1] < 0) & (gap(t)[1:] >= 0))
     if not before.size:
         return float("nan")
-    return float(optimize.brentq(lambda at: float(gap(at)), t[before[-1]], t[before[-1] + 1]))
+    found = optimize.brentq(lambda at: float(gap(at)), t[before[-1]], t[before[-1] + 1])
+    return float(found)  # pyright: ignore[reportArgumentType]
 
 
 def summarise(run: Any) -> dict[str, Quantity]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from slt.measure.barrier import barrier
     from slt.measure.criteria import criteria
     from slt.measure.discovery import discover
-    from slt.measure.evidence import Budget
     from slt.measure.equations_of_state import equations_of_state
+    from slt.measure.evidence import Budget
     from slt.measure.free_energy import free_energy, phase_free_energies
     from slt.measure.llc import llc
     from slt.measure.transition import transition

@@ -38,7 +38,7 @@ class Seat(NamedTuple):
     host: str
     port: int
     rank: int
-    count: int
+    size: int
 
 
 def seat(text: str, environment: Mapping[str, str] = os.environ) -> Seat:
@@ -56,7 +56,7 @@ def seat(text: str, environment: Mapping[str, str] = os.environ) -> Seat:
     else:
         cure = "found neither SLURM (start by srun) nor a TPU pod: give" if text == "auto" else "write"
         raise InputError("distributed", text, f"{cure} HOST:PORT,RANK,COUNT, such as node1:9000,0,2")
-    if not 0 <= found.rank < found.count or not 1024 <= found.port < 65535:
+    if not 0 <= found.rank < found.size or not 1024 <= found.port < 65535:
         raise InputError("distributed", text, "the rank counts from 0 to below COUNT, the port from 1024 to 65534")
     return found
 
@@ -78,7 +78,7 @@ def join() -> None:
     own = Seat(*place)
     threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"{own.host}:{own.port}", own.count, own.rank)
+    jax.distributed.initialize(f"{own.host}:{own.port}", own.size, own.rank)
 
 
 def work(args: argparse.Namespace, command: Callable[[argparse.Namespace, Console], int]) -> int:
@@ -123,14 +123,14 @@ def supervise(own: Seat, argv: Sequence[str], messages: Console, again: str) -> 
         said, told = os.dup(2), os.dup(1)
         environment = os.environ | {WORKER: json.dumps([own, said, told, read])}
         command = [sys.executable, "-m", "slt.cli", *argv]
-        given = {"stderr": log, "stdout": log}  # where libraries write
         child = subprocess.Popen(
             command,
             env=environment,
             pass_fds=(said, told, read),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            **given,
+            stdout=log,  # where libraries write
+            stderr=log,
         )
         os.close(read)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
@@ -219,12 +219,12 @@ class _Hub:
         since: float | None = None
         while True:
             self._hear()
-            if len(self.ended) == self.own.count and all(code == 0 for code in self.ended.values()):
+            if len(self.ended) == self.own.size and all(code == 0 for code in self.ended.values()):
                 return self._say(Verdict(0))
             bad = {rank: code for rank, code in self.ended.items() if code != 0}
             if bad:
                 since = time.monotonic() if since is None else since
-                waited, everyone = time.monotonic() - since, len(self.ended) == self.own.count
+                waited, everyone = time.monotonic() - since, len(self.ended) == self.own.size
                 chosen = [code for code in bad.values() if code in ORDERLY]
                 causes = [rank for rank, code in bad.items() if code not in (*ORDERLY, PEER, -signal.SIGABRT)]
                 if causes:
@@ -236,7 +236,7 @@ class _Hub:
             time.sleep(0.1)
 
     def _lost(self, rank: int) -> Verdict:
-        found = _sentence(rank, self.own.count, self.hosts.get(rank, "?"), self.ended[rank])
+        found = _sentence(rank, self.own.size, self.hosts.get(rank, "?"), self.ended[rank])
         return found._replace(mine=rank == 0)
 
     def _hear(self) -> None:
@@ -279,7 +279,7 @@ class _Spoke:
     def watch(self) -> Verdict:
         link, told = self._connect(), False
         if link is None:
-            return _sentence(0, self.own.count, self.own.host, None)
+            return _sentence(0, self.own.size, self.own.host, None)
         with selectors.DefaultSelector() as ready:
             ready.register(link.connection, selectors.EVENT_READ)
             while True:
@@ -289,7 +289,7 @@ class _Spoke:
                     if "verdict" in message:
                         return Verdict(*message["verdict"])
                 if not there:
-                    return _sentence(0, self.own.count, self.own.host, None)
+                    return _sentence(0, self.own.size, self.own.host, None)
                 if not told and self.child.poll() is not None:
                     link.tell(ended=self.child.returncode)
                     told = True

@@ -60,7 +60,7 @@ def clusters(
     scale = np.sqrt(np.square(seen).sum(axis=1).mean())
     if scale == 0:
         return _ranked(points, np.zeros(len(points), int), least)
-    label = HDBSCAN(min_cluster_size=max(2, least), allow_single_cluster=True, copy=True).fit(seen / scale).labels_
+    label = HDBSCAN(min_cluster_size=max(2, least), allow_single_cluster=True, copy=True).fit(seen / scale).labels_  # pyright: ignore[reportArgumentType]
     if label.max() <= 0:  # where only the root is chosen, HDBSCAN keeps its densest core and calls the rest noise
         label = np.zeros(len(points), int)
     return _ranked(points, label, least)

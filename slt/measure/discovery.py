@@ -295,7 +295,7 @@ def _coefficients(
             delta = np.asarray(ran.traces["delta"], np.float64)[..., schedule.burn_in :]
             if (t * delta > -LEFT).all():  # else it is not the coefficient of this point
                 got = coefficient.llc(delta, t, ok=np.asarray(ran.status) == 0)
-                value[a], stderr[a], ess[a] = (float(np.ravel(each)[0]) for each in got)
+                value[a], stderr[a], ess[a] = (np.nan if each is None else float(np.ravel(each)[0]) for each in got)
                 gamma[a] = trial
                 break
     return Estimate(value, stderr, ess), gamma
