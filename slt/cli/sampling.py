@@ -124,7 +124,7 @@ def _supervised(
     if args.distributed is None or distributed.is_worker():
         return None
     own = distributed.seat(args.distributed)
-    if own.count == 1:
+    if own.size == 1:
         return None
     if own.rank == 0:
         check()
