@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from slt.analysis import SEED, Draws
 from slt.config import RunConfig, instantiate, plain
 from slt.model import Model
+from slt.plots.draw import average
 from slt.transitions import crossing
 from slt.transitions.crossing import Crossing, Difference
 from slt.typing import InputError, Quantity
@@ -25,11 +26,16 @@ def model(run: Any, part: str = "main") -> Model:
 
 
 def labels(data: xr.Dataset, x: str) -> tuple[Int[np.ndarray, "... ladder draw"], tuple[str, ...]]:
-    """Phase labels [..., x, ladder, draw] after burn-in, those of broken ladders -1, and the axes before x."""
+    """Phase labels [..., x, ladder, draw] after burn-in, those of broken ladders -1, and the axes before x.
+
+    An inverse temperature or a localisation of one value only makes no axis.
+    """
     view = Draws(data)
-    others = tuple(dim for dim in view.grid if dim != x)
-    order = [*(view.grid.index(dim) for dim in others), view.grid.index(x)]
-    found = np.where(view.ok[..., None], view.draws("phase"), -1).astype(int)
+    single = [i for i, dim in enumerate(view.grid) if dim in ("beta", "gamma") and data.sizes[dim] == 1 and dim != x]
+    found = np.where(view.ok[..., None], view.draws("phase"), -1).astype(int).squeeze(tuple(single))
+    grid = [dim for i, dim in enumerate(view.grid) if i not in single]
+    others = tuple(dim for dim in grid if dim != x)
+    order = [*(grid.index(dim) for dim in others), grid.index(x)]
     return found.transpose(*order, found.ndim - 2, found.ndim - 1), others
 
 
@@ -117,3 +123,9 @@ def between(
         return critical(odds(x, sets[0], low, high) if len(sets) == 1 else odds_over_data(x, sets, low, high))
     except InputError:  # too few draws, or too narrow a grid, to have seen both
         return None
+
+
+def along(table: xr.Dataset, *keep: str) -> xr.Dataset:
+    """A table averaged over data sets, at the first value of every axis but `keep`, in their order."""
+    mean = average(table)
+    return mean.isel({dim: 0 for dim in mean["value"].dims if dim not in keep}).transpose(*keep)
