@@ -123,7 +123,8 @@ def test_a_lost_process_ends_the_run_in_a_sentence(lost, tmp_path):
         assert time.monotonic() < deadline + PATIENCE
         time.sleep(0.5)
     resumed.send_signal(signal.SIGINT)
-    assert resumed.wait(timeout=PATIENCE) == 130
+    said_then = resumed.communicate(timeout=PATIENCE)
+    assert resumed.returncode == 130, said_then
 
 
 @pytest.mark.parametrize(
