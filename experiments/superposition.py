@@ -1,10 +1,13 @@
 """The toy model of superposition: figures of phases, free energies, learning coefficients and the k-gons themselves.
 
-The population loss L has no factor 1/2: a Gaussian likelihood of unit variance gives exp(-n beta L_n) = exp(-t L)
-at n beta = 2 t.
+The number it should show: of the population potential at c = 6, 4 -> 5 at t = 46 and 5 -> 6 at t = 274 by the hull of
+the columns, several per cent off by descent; leading-order theory has the second at 445 and Laplace at 165. The
+population loss L has no factor 1/2: a Gaussian likelihood of unit variance gives exp(-n beta L_n) = exp(-t L) at
+n beta = 2 t.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,12 @@ from matplotlib.figure import Figure
 
 from slt import plots
 from slt.plots import draw
+from slt.transitions import crossing, paths
+from slt.typing import Quantity
+
+from . import _dynamics, _superposition
+from ._shared import mark, quantity
+from ._superposition import LEAST, Told
 
 T_LABEL = r"$t$ (density $\propto e^{-tL(W,b)}\,\varphi$)"
 WIDE = 3.6  # room for a polygon: columns have lengths up to 1.3 and fluctuate
@@ -34,7 +43,24 @@ def figures(run: Any) -> dict[str, Figure]:
             plots.quantities(run, part), plots.x_axis(data), T_LABEL
         )
         found["ladder"] = found.get("ladder") or plots.ladder_figure(data)
+    told = _superposition.told(run)
+    parts = {part: [one for one in told if one.part == part] for part in dict.fromkeys(one.part for one in told)}
+    several = len({one.c for one in told}) > 1
+    if several:
+        found["widths"] = widths([rules for rules in parts.values() if rules[0].axis == "t"])
+    for part, rules in parts.items():
+        prefix = "" if part == "main" else f"{part}_"
+        if not several:
+            found[f"{prefix}crossings"] = crossings(rules)
+        if rules[0].axis == "n" and len(rules[0].label) > 1:
+            found[f"{prefix}paths"] = single_paths(rules[0])
+    found |= _dynamics.figures(run)
     return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def summarise(run: Any) -> dict[str, Quantity]:
+    """Crossings of the families of k-gons, see `_superposition.summarise`, and what training did, where it was run."""
+    return _dynamics.summarise(run) | _superposition.summarise(run)
 
 
 def samples_axis(ax: Axes) -> None:
@@ -116,4 +142,157 @@ columns with a positive bias{fixed}."
     ax.spines[:].set_visible(False)
     shown = {name: styles.get(name, draw.OUTSIDE) for name in (*names, "none") if name in seen}
     draw.legend(figure, shown, filled=True, loc="outside lower center", ncols=len(shown))
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------- transitions
+
+RULES = {"hull": ("-", ""), "descent": ((0, (1, 1)), "o")}
+"""How curves by each rule are drawn: line and marker."""
+THEORY = {"leading": ("x", "leading SLT"), "laplace": ("P", "Laplace")}
+
+
+def _families(told: Sequence[Told]) -> dict[int, str]:
+    """A colour of every family that any rule shows."""
+    return {k: draw.STYLES[(k - 4) % len(draw.STYLES)].colour for one in told for k in sorted(one.families)}
+
+
+@draw.styled
+def crossings(told: Sequence[Told]) -> Figure | None:
+    """Masses of the families by every rule; below, where one gives way to the next, beside what theory says."""
+    first = told[0]
+    pairs = first.pairs()
+    if not pairs:
+        return None
+    t = first.axis == "t"
+    caption = f"Posterior mass of the families of k-gons ({draw.ERRORS}): lines by the hull of the columns, circles by \
+descent to the nearest minimum. Below: where one family gives way to the next, with 90 per cent intervals"
+    caption += "; crosses: what theory foretells." if t else f", averaged over {len(first.label)} data sets."
+    height = 2.6 + 0.22 * len(told) * len(pairs) + (0.22 * len(pairs) if t else 0)
+    share = [2.4, 0.3 + 0.24 * len(pairs) * (len(told) + t)]
+    figure, axes = draw.sheet(draw.COLUMN * 1.35, height + 0.3, 2, 1, caption, sharex=True, height_ratios=share)
+    top, bottom = axes[:, 0]
+    colours = _families(told)
+    for one in told:
+        line, marker = RULES[one.rule]
+        for k, own in one.families.items():
+            value, error = one.share(own)
+            if value.max() > LEAST:
+                top.fill_between(one.x, value - error, value + error, color=colours[k], alpha=0.25, lw=0)
+                top.plot(one.x, value, color=colours[k], ls=line, marker=marker, mfc="none", ms=3,
+                         label=f"{k}" if one is first else None)  # fmt: skip
+    ticks: list[str] = []
+    draw.label_axis(bottom, first.axis, first.x)
+    low, high = first.x[0], first.x[-1]
+    top.set_xlim(low, high)
+    for a, b in pairs:
+        of = first.difference(a, b)
+        at = None if of is None else crossing.crossings(of).only(upward=True)
+        mark(top, quantity(at), colours[b])
+        for one in told:
+            own = one.difference(a, b)
+            found = None if own is None else crossing.crossings(own).only(upward=True)
+            row = -len(ticks)
+            ticks.append(rf"${a}\to{b}$ {one.rule}")
+            if found is not None:
+                ends = np.clip(found.interval, low, high)
+                bottom.plot(ends, [row, row], color=colours[b], lw=2.5, alpha=0.5, solid_capstyle="butt")
+                bottom.plot(found.value, row, "o", color=colours[b], ms=4)
+        if t:
+            row = -len(ticks)
+            ticks.append(rf"${a}\to{b}$ theory")
+            told_by = {guess.name: guess.t for guess in _superposition.theory(first.c, a, b, at)}
+            for name, (marker, label) in THEORY.items():
+                if np.isfinite(told_by[name]):
+                    bottom.plot(told_by[name], row, marker, color="black", ms=4.5, ls="none")
+                    top.axvline(
+                        told_by[name], color="0.4", lw=0.7, ls=(0, (1, 2)) if name == "leading" else (0, (3, 2))
+                    )
+                    text = f"{label} {told_by[name] / at.value - 1:+.0%}" if at is not None else label
+                    bottom.annotate(
+                        text, (told_by[name], row), xytext=(6, -2.5), textcoords="offset points", fontsize=7
+                    )
+            if not np.isfinite(told_by["leading"]):
+                bottom.text(0.99, row, "leading SLT: none", transform=bottom.get_yaxis_transform(), ha="right",
+                            va="center", fontsize=7)  # fmt: skip
+    bottom.set_yticks(-np.arange(len(ticks)), ticks)
+    bottom.set_ylim(-len(ticks) + 0.4, 0.6)
+    bottom.grid(axis="x", lw=0.3)
+    top.set(ylim=(-0.02, 1.02), ylabel=f"posterior mass ({draw.ERRORS})")
+    if t:
+        bottom.set_xlabel(T_LABEL)
+        samples_axis(top)
+    top.legend(title="corners $k$", loc="center right")
+    return figure
+
+
+@draw.styled
+def widths(parts: Sequence[Sequence[Told]]) -> Figure:
+    """A row for every number of features c, a column for every rule: mass of each phase over n, named at its most."""
+    rules = [one.rule for one in parts[0]]
+    caption = f"Posterior mass of every phase that has more than 5 per cent somewhere, over n = 2 t ({draw.ERRORS}); \
+colour: corners k. '+': a feature with positive bias; '*': a corner that two features share."
+    figure, axes = draw.sheet(
+        draw.PAGE, 1.45 * len(parts) + 0.5, len(parts), len(rules), caption, sharex=True, sharey=True
+    )
+    for row, told in zip(axes, parts, strict=True):
+        colours = _families(told)
+        for ax, one in zip(row, told, strict=True):
+            taken: list[tuple[float, float]] = []
+            for label, name in enumerate(one.names):
+                value, error = one.share([label])
+                if value.max() <= LEAST:
+                    continue
+                family = next((k for k, own in one.families.items() if label in own), None)
+                colour = draw.OUTSIDE.colour if family is None else colours[family]
+                line: Any = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))[
+                    min(name.count("+"), 4)] if "*" not in name else (0, (2, 2, 1, 2))  # fmt: skip
+                ax.fill_between(2 * one.x, value - error, value + error, color=colour, alpha=0.25, lw=0)
+                ax.plot(2 * one.x, value, color=colour, ls=line)
+                at = (float(np.log10(2 * one.x[value.argmax()])), float(value.max()))
+                while any(abs(at[0] - x) < 0.16 and abs(at[1] - y) < 0.13 for x, y in taken):
+                    at = (at[0] + 0.17, at[1])
+                taken.append(at)
+                ax.annotate(name, (10 ** at[0], at[1]), xytext=(0, 2), textcoords="offset points", color=colour,
+                            ha="center", fontsize=7)  # fmt: skip
+            draw.logarithmic(ax, "x", [10, 20])
+            ax.set(ylim=(-0.02, 1.18), xlim=(2 * one.x[0] / 1.15, 2 * one.x[-1] * 1.15), yticks=[0, 0.5, 1])
+        row[0].set_ylabel(f"$c = {told[0].c}$\nmass")
+    for ax, rule in zip(axes[0], rules, strict=True):
+        ax.set_title(f"by {'the hull of the columns' if rule == 'hull' else 'descent to the nearest minimum'}")
+    for ax in axes[-1]:
+        ax.set_xlabel(r"$n = 2t$ at unit noise")
+    return figure
+
+
+@draw.styled
+def single_paths(one: Told) -> Figure | None:
+    """D = F_a - F_b of every data set and of their mean; where each data set first and last crosses."""
+    found = [(a, b, one.difference(a, b)) for a, b in one.pairs()]
+    pairs = [(a, b, of, of.paths) for a, b, of in found if of is not None and of.paths is not None]
+    if not pairs:
+        return None
+    caption = f"Free energies of two families on each of {len(one.label)} data sets (thin; cut off at the draws' \
+resolution), and averaged ({draw.ERRORS}); band: its crossing with its 90 per cent interval. Below: shares of data \
+sets whose first and last crossing lies below n."
+    figure, axes = draw.sheet(draw.PAGE, 3.8, 2, len(pairs), caption, sharex="col", height_ratios=[1.6, 1])
+    for (top, bottom), (a, b, of, own) in zip(axes.T, pairs, strict=True):
+        top.plot(of.x, own.T, color="0.6", lw=0.5)
+        top.fill_between(of.x, of.value - of.stderr, of.value + of.stderr, color=draw.STYLES[0].colour, alpha=0.3, lw=0)
+        top.plot(of.x, of.value, color=draw.STYLES[0].colour, lw=1.8)
+        top.axhline(0, color="black", lw=0.6)
+        draw.label_axis(bottom, "n", of.x)
+        top.set_xlim(of.x[0], of.x[-1])
+        top.set(title=rf"${a} \to {b}$", ylabel=f"$F_{a} - F_{b}$ (nats)")
+        single = paths.paths(of.x, own)
+        for ends, style, name in ((single.first, draw.STYLES[1], "first"), (single.last, draw.STYLES[3], "last")):
+            seen = np.sort(ends[np.isfinite(ends)])
+            share = np.arange(1, len(seen) + 1) / len(ends)
+            bottom.step([of.x[0], *seen, of.x[-1]], [0, *share, share[-1] if len(seen) else 0], where="post",
+                        color=style.colour, ls=style.line, label=name)  # fmt: skip
+        at = quantity(crossing.crossings(of).only(upward=True))
+        mark(top, at)
+        mark(bottom, at)
+        bottom.set(ylim=(0, 1.02), ylabel="share of data sets")
+    axes[1, -1].legend(loc="lower right")
     return figure

@@ -1,0 +1,298 @@
+"""The k-gons as families: crossings by two rules of what a draw belongs to, and what theory says of them.
+
+The family of a phase is the number k of its corners: '5', '5+' and '5*' are all "5". Laplace's free energy here
+integrates over the whole set of minima (rotations, and all that dead features may do), so that its constant is right
+wherever the loss has a Hessian normal to that set; for k = 4 it has kinks there, and the constant is not.
+"""
+
+import functools
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+from scipy import optimize, special
+
+from slt import plots
+from slt.models import _kgon
+from slt.models._kgon import Shape
+from slt.transitions import crossing, masses, paths
+from slt.transitions.crossing import Crossing, Difference
+from slt.transitions.predictions import Form, Prediction, Root
+from slt.typing import InputError, Quantity
+
+from ._shared import known, labels, quantity, seeds_last
+
+LEAST = 0.05  # share of draws from which on a phase is shown
+KINK = "the loss has kinks at the squares: this constant is not theirs"
+
+
+# ------------------------------------------------------------------------------------------------------------ a measure
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Kept draws of sweeps told by another rule of `slt.models.superposition.partition`; see `relabel`.
+
+    parts: names of sweeps. rule: "descent" goes 1000 steps down the population loss from every draw. Pieces are kept
+    by part.
+    """
+
+    parts: Sequence[str] = ("main",)
+    rule: str = "descent"
+
+    reads_draws: ClassVar[bool] = True
+
+    def __call__(self, site: Any) -> xr.Dataset:
+        """Per part <p>: <p>.label (<p>.x, <p>.chain, <p>.kept), and its phases' names as an attribute."""
+        found: dict[str, Any] = {}
+        for part in self.parts:
+            if part not in site.run.data.children:
+                raise InputError("parts", part, f"no such sweep in this run ({', '.join(site.parts)})")
+            data = site.run.data[part].to_dataset()
+            phases = _kgon.partition(features(data), self.rule, merged=False)
+            draws = str(data.sizes["draw"])
+
+            def make(data: xr.Dataset = data, phases: Any = phases) -> dict[str, np.ndarray]:
+                return {"label": relabel(data, phases.label)}
+
+            label = site.once(f"{part} of {draws} draws", make)["label"]
+            dims = [f"{part}.{dim}" for dim in (*_grid(data), "chain", "kept")]
+            found[f"{part}.label"] = xr.Variable(dims, label, {"names": list(phases.names), "rule": phases.rule})
+        return xr.Dataset(found)
+
+
+def features(data: xr.Dataset) -> int:
+    """c of a part."""
+    return data.sizes["params.W_1"] if "params.W" in data else data.sizes["params_0"] // 3
+
+
+def _grid(data: xr.Dataset) -> list[str]:
+    return [str(dim) for dim in data["offset"].dims]
+
+
+def relabel(data: xr.Dataset, label: Any) -> Int[np.ndarray, "... chain kept"]:
+    """Labels of the draws kept after burn-in, -1 for those of chains that broke."""
+    grid = _grid(data)
+    late = np.isin(data["kept_draw"].values, data["draw"].values[~data["burn_in"].values])
+    if "params.W" in data:
+        leaves = [data[name].isel(kept=late) for name in ("params.W", "params.b")]
+    else:
+        leaves = [data["params"].isel(kept=late)]
+    arrays = [one.transpose(*grid, "chain", "kept", ...).values for one in leaves]
+    shape = arrays[0].shape[: len(grid) + 2]
+    flat = np.concatenate([one.reshape(*shape, -1) for one in arrays], axis=-1)
+    flat = flat.reshape(-1, *shape[-2:], flat.shape[-1])
+    one = jax.jit(jax.vmap(label))
+    rows = [np.asarray(one(each.reshape(-1, each.shape[-1]))).reshape(shape[-2:]) for each in flat if each.size]
+    found = np.array(rows, np.int32).reshape(shape)
+    return np.where((data["status"].transpose(*grid, "chain").values == 0)[..., None], found, -1)
+
+
+# ------------------------------------------------------------------------------------------------------------ crossings
+
+
+@dataclass(frozen=True)
+class Told:
+    """Draws of one part by one rule: label [data, x, ladder, draw] into `names`; axis t or n, its values x."""
+
+    part: str
+    rule: str
+    axis: str
+    x: Float[np.ndarray, " x"]
+    label: Int[np.ndarray, "data x ladder draw"]
+    names: tuple[str, ...]
+    c: int
+
+    @property
+    def families(self) -> dict[int, list[int]]:
+        """Labels of each family, by k."""
+        found: dict[int, list[int]] = {}
+        for place, name in enumerate(self.names):
+            if digits := re.match(r"\d+", name):
+                found.setdefault(int(digits[0]), []).append(place)
+        return dict(sorted(found.items()))
+
+    def share(self, wanted: Sequence[int]) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " x"]]:
+        """Mean share of draws in some phases, and its error: over data sets, or over ladders where there is one set."""
+        own = np.isin(self.label, wanted).mean(-1)
+        rows = own.mean(2) if len(own) > 1 else own[0].T
+        return rows.mean(0), rows.std(0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan * rows[0]
+
+    def difference(self, a: int, b: int) -> Difference | None:
+        """F_a - F_b of two families, None where too few draws are in them, or one ladder is all there is."""
+        if self.label.shape[2] < 2 or self.x.size < 2 or not self.label.shape[3]:
+            return None
+        own = self.families
+        shares = np.stack([np.isin(self.label, own[k]).mean(-1) for k in (a, b)], axis=-1).swapaxes(1, 2)
+        return masses.difference_of(self.x, shares, 0, 1, self.label.shape[-1])
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Families k and k + 1 of which each has more than 5 per cent somewhere."""
+        seen = [k for k, own in self.families.items() if self.label.size and self.share(own)[0].max() > LEAST]
+        return [(a, b) for a, b in itertools.pairwise(seen) if b == a + 1]
+
+
+def told(run: Any) -> list[Told]:
+    """What the run's ladders say: of every part by its own rule, then as measures relabelled it."""
+    found = []
+    for part, data in plots.sweeps(run).items():
+        axis = plots.x_axis(data)
+        if data.attrs.get("coupled") != axis or "phase" not in data or not data.sizes.get("kept", 0):
+            continue
+        own, others = labels(data, axis)
+        if set(others) - {"data_seed"}:
+            continue
+        rule, x = _word(data["phase"].attrs["rule"]), data[axis].values.astype(float)
+        c = features(data)
+        found.append(Told(part, rule, axis, x, seeds_last(own, others), tuple(plots.phase_names(data)), c))
+        for measure in run.measures.values():
+            if f"{part}.label" in measure:
+                other = measure[f"{part}.label"]
+                dims = _grid(data)
+                rows = other.values.transpose(*(dims.index(d) for d in (*others, axis)), *_rest(dims, others, axis))
+                rows = (
+                    rows.reshape(-1, x.size, *rows.shape[-2:]) if others else rows.reshape(1, x.size, *rows.shape[-2:])
+                )
+                names = tuple(str(name) for name in other.attrs["names"])
+                found.append(Told(part, _word(other.attrs["rule"]), axis, x, rows, names, c))
+    return found
+
+
+def _rest(dims: Sequence[str], others: Sequence[str], axis: str) -> list[int]:
+    return [*(i for i, dim in enumerate(dims) if dim not in (*others, axis)), len(dims), len(dims) + 1]
+
+
+def _word(rule: str) -> str:
+    return "descent" if "descent" in rule else "hull"
+
+
+def summarise(run: Any) -> dict[str, Quantity]:
+    """Of every part with ladders, "<part>." before the names of all but "main", "<part>.descent." by descent:
+
+    critical_t[a->b] (critical_n) of families; by the part's own rule also critical_t_leading[a->b] and _laplace[a->b],
+    with miss_leading[a->b], miss_laplace[a->b], by what part of the measured one they miss (potentials of unit noise);
+    on data first_n[a->b] and last_n[a->b], the median over data sets of the first and the last crossing of each with
+    the 5 and 95 per cent quantiles, and spread_data[a->b], spread_chains[a->b]: the error of critical_n by source;
+    by descent, outside: the largest share of draws at any value that is in no phase of the catalogue.
+    """
+    found: dict[str, Quantity] = {}
+    for one in told(run):
+        prefix = "" if one.part == "main" else f"{one.part}."
+        if one.rule == "descent":
+            prefix += "descent."
+            found[f"{prefix}outside"] = known(one.share([-1])[0].max() if one.label.size else np.nan)
+        for a, b in one.pairs():
+            of = one.difference(a, b)
+            at = None if of is None else crossing.crossings(of).only(upward=True)
+            way = f"[{a}->{b}]"
+            found[f"{prefix}critical_{one.axis}{way}"] = quantity(at)
+            if one.axis == "t" and one.rule == "hull":
+                for guess in theory(one.c, a, b, at):
+                    found[f"{prefix}critical_t_{guess.name}{way}"] = known(guess.t)
+                    if at is not None and np.isfinite(guess.miss):
+                        error = np.array((guess.miss + 1) * at.stderr / at.value)
+                        found[f"{prefix}miss_{guess.name}{way}"] = Quantity(np.array(guess.miss), error, {})
+            if one.axis == "n" and of is not None and of.paths is not None and len(of.paths) > 1:
+                single = paths.paths(of.x, of.paths)
+                for name, ends in (("first", single.first), ("last", single.last)):
+                    found[f"{prefix}{name}_n{way}"] = _spread(ends)
+                if at is not None:
+                    found[f"{prefix}spread_data{way}"] = known(at.data)
+                    found[f"{prefix}spread_chains{way}"] = known(at.chains)
+    return found
+
+
+def _spread(ends: Float[np.ndarray, " data"]) -> Quantity:
+    """Median over data sets with its error (that of a normal law's median), and the 5 and 95 per cent quantiles."""
+    ends = ends[np.isfinite(ends)]
+    if len(ends) < 2:
+        return Quantity(np.array(np.nan), np.array(np.nan), {}, np.full(2, np.nan))
+    error = math.sqrt(math.pi / 2 / len(ends)) * ends.std(ddof=1)
+    return Quantity(np.median(ends), np.array(error), {}, np.quantile(ends, [0.05, 0.95]))
+
+
+# --------------------------------------------------------------------------------------------------------------- theory
+
+
+@functools.cache
+def forms(c: int, k: int) -> Mapping[Shape, tuple[Form, Form | None]]:
+    """Of every minimum of a family: (t L + lambda log t, Laplace's with its constant; None of irregular ones)."""
+    found: dict[Shape, tuple[Form, Form | None]] = {}
+    for shape in _kgon.minima(c):
+        lam = _kgon.local_lambda(shape, c)
+        if shape.k == k and lam is not None:
+            regular = not shape.doubled and (shape.k == 4 or shape.plus in (0, c - shape.k))
+            found[shape] = (Form(_kgon.minimum(shape, c)[1], lam), laplace(shape, c) if regular else None)
+    return found
+
+
+def laplace(shape: Shape, c: int, draws: int = 50_000) -> Form:
+    """t L + (r/2) log t - log[copies int_M prior (2 pi)^(r/2) det'(H)^(-1/2)] of a regular k-gon, prior N(0, 1).
+
+    M: its rotations, times what dead features may do without changing the loss (their share of the prior is counted
+    over `draws`); r: the rank of H normal to M. Copies: which features are corners and in which order round, which '+'.
+    """
+    w, loss = _kgon.minimum(shape, c)
+    dead = range(shape.k + shape.plus, c)
+    own = (2,) if shape.k == 4 or shape.plus else (0, 1, 2)
+    free = np.array([axis * c + i for axis in own for i in dead], int)
+    fixed = np.setdiff1d(np.arange(3 * c), free)
+    step = 1e-5
+    hessian = np.array(
+        [
+            (_kgon._value_and_grad(w + e)[1] - _kgon._value_and_grad(w - e)[1])[fixed]
+            for e in step * np.eye(3 * c)[fixed]
+        ]
+    ) / (2 * step)
+    levels = np.linalg.eigvalsh((hessian + hessian.T) / 2)[1:]  # the first is 0: the rotation
+    share = 1.0
+    if free.size:
+        many = np.tile(w, (draws, 1))
+        many[:, free] = np.random.default_rng(0).standard_normal((draws, free.size))
+        weights, bias = many[:, : 2 * c].reshape(draws, 2, c), many[:, 2 * c :]
+        gram = np.einsum("dai,daj->dij", weights, weights)
+        each = _kgon._moments(np.eye(c), gram, np.repeat(bias[:, :, None], c, 2), np)[0]
+        share = float((each.sum((1, 2)) / c < loss + 1e-9).mean())
+    copies = math.comb(c, shape.k) * math.factorial(shape.k - 1) * math.comb(c - shape.k, shape.plus)
+    turn = 2 * math.pi * float(np.linalg.norm(w[: 2 * c]))
+    prior = -0.5 * float(w[fixed] @ w[fixed]) - fixed.size / 2 * math.log(2 * math.pi)
+    volume = prior + math.log(turn * share * copies)
+    gauss = levels.size / 2 * math.log(2 * math.pi) - 0.5 * float(np.log(levels).sum())
+    return Form(loss, levels.size / 2, 1, -volume - gauss)
+
+
+def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Prediction, ...]:
+    """Crossings of two families foretold: "leading", t Delta L = Delta lambda log t of the minima that lead at it, and
+    "laplace", of the sums over all minima of each with their constants.
+    """
+
+    def leading(k: int, t: Any) -> Any:
+        return np.min([one.at(t) for one, _ in forms(c, k).values()], axis=0)
+
+    def summed(k: int, t: Any) -> Any:
+        return -special.logsumexp([-other.at(t) for _, other in forms(c, k).values() if other is not None], axis=0)
+
+    found = []
+    for name, of, note in (("leading", leading, ""), ("laplace", summed, KINK if min(a, b) == 4 else "")):
+        mesh = np.geomspace(1.01, 1e9, 4000)
+        value = of(a, mesh) - of(b, mesh)
+        roots = []
+        for i in np.flatnonzero(value[:-1] * value[1:] < 0):
+            ends = np.log(mesh[[i, i + 1]])
+            at = optimize.brentq(lambda u, of=of: float(of(a, np.exp(u)) - of(b, np.exp(u))), *ends)
+            roots.append(Root(float(np.exp(float(at))), bool(value[i] < 0)))  # pyright: ignore[reportArgumentType]
+        up = [root.t for root in roots if root.upward]
+        miss = sigmas = t = np.nan
+        if up:
+            t = up[-1] if measured is None else min(up, key=lambda each: abs(np.log(each / measured.value)))
+        if measured is not None and up:
+            miss, sigmas = t / measured.value - 1, (t - measured.value) / measured.stderr
+        found.append(Prediction(name, t, tuple(roots), miss, sigmas, note))
+    return tuple(found)
