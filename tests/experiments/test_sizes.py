@@ -1,0 +1,115 @@
+"""Units and components in use, and which number of them the criteria choose: the models' pieces, and both demos."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import integrate
+
+from experiments import _sizes
+from slt import config, runs
+from slt.models import mixture, tanh
+from slt.typing import InputError
+
+
+def test_population_of_tanh_units_is_the_expected_square():
+    potential = tanh.population(2, (1.0, -0.5), (1.0, 3.0))
+    w = jnp.array([0.7, -0.2, 1.5, 0.4])
+
+    def square(x):
+        truth = np.tanh(x) - 0.5 * np.tanh(3 * x)
+        return 0.25 * (0.7 * np.tanh(1.5 * x) - 0.2 * np.tanh(0.4 * x) - truth) ** 2
+
+    assert float(potential.fn(w)) == pytest.approx(integrate.quad(square, -1, 1)[0], rel=1e-5)
+    truth = potential.truth()
+    assert truth is not None
+    assert float(potential.fn(truth.params)) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    "a, b, used",
+    [
+        ((-2.0, 2.0, 0.0), (1.0, 5.0, 2.0), 2),
+        ((2.0, -2.0, 0.1), (-1.0, -5.0, 0.1), 2),
+        ((1.0, 1.0, 1.0), (1.0, 1.05, -0.95), 1),
+        ((1.0, -1.0, 0.0), (1.0, 1.0, 1.0), 0),
+        ((2.0, -2.0, 2.0), (0.7, 2.5, 20.0), 3),
+    ],
+)
+def test_tanh_units_that_share_a_shape_count_once(a, b, used):
+    phases, params = tanh.counted(3), {"a": jnp.array(a), "b": jnp.array(b)}
+    assert int(phases.label(params)) == used
+    assert int(phases.label(jnp.array([*a, *b]))) == used
+
+
+def test_mixture_of_any_number_agrees_with_the_one_of_two():
+    two, several = mixture.make(), mixture.components(2)
+    y = jnp.linspace(-2, 3, 7)
+    means = jnp.array([-0.3, 1.1])
+    expected = two.log_likelihood({"logit": jnp.asarray(0.4), "means": means}, y)
+    found = several.log_likelihood({"logits": jnp.array([-0.1, 0.3]), "means": means}, y)
+    assert np.asarray(found) == pytest.approx(np.asarray(expected), abs=1e-6)
+    truth = several.truth()
+    assert truth.params is not None
+    assert truth.population_loss is not None
+    assert float(truth.population_loss(truth.params)) == pytest.approx(truth.entropy, abs=1e-5)
+    assert truth.phases is not None
+    assert truth.phases.names[int(truth.phases.label(truth.params))] == "2 components"
+
+
+def test_prior_of_the_weights_is_dirichlet_and_normalised():
+    model = mixture.components(1, weight_prior=0.7)
+    u = jnp.linspace(-60, 5, 4001)
+    log_prior = jax.jit(jax.vmap(lambda x: model.log_prior({"logits": x[None], "means": jnp.zeros(1)})))(u)
+    mass = np.trapezoid(np.exp(np.asarray(log_prior, np.float64)), np.asarray(u))
+    assert mass * 2 * np.sqrt(2 * np.pi) == pytest.approx(1, abs=1e-3)
+    drawn = jax.vmap(mixture.components(3).init)(jax.random.split(jax.random.key(0), 4000))
+    weights = np.asarray(jax.nn.softmax(drawn["logits"], axis=-1))
+    assert weights.mean(0) == pytest.approx(1 / 3, abs=0.02)
+    assert weights.var(0) == pytest.approx(1 / 18, abs=0.006)  # of Dirichlet(1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: tanh.units(0),
+        lambda: tanh.units(2, (1.0,), (1.0, 2.0)),
+        lambda: tanh.units(2, (1.0, 1.0), (1.0, 1.0)),
+        lambda: mixture.components(0),
+        lambda: mixture.components(2, centres=()),
+    ],
+)
+def test_what_makes_no_model_is_refused(wrong):
+    with pytest.raises(InputError):
+        wrong()
+
+
+def test_choices_and_their_agreement():
+    free, waic = np.array([[3.0, 3, 1, 2], [1, 2, 2, 1]]), np.array([[3.0, 1, 1, 2], [1, 2, 2, 1]])
+    dims = ("size", "n", "data_seed")
+    data = xr.Dataset(
+        {name: (dims, value[:, None]) for name, value in (("free_energy", free), ("wbic", free), ("waic", waic))},
+        {"size": [1, 2], "n": [50], "data_seed": np.arange(4)},
+    )
+    found = _sizes.summary(data, 2)
+    assert found["chosen[free_energy]"].value == pytest.approx([0.75])
+    assert found["chosen[waic]"].value == pytest.approx([0.5])
+    assert found["agreement[free_energy, wbic]"].value == pytest.approx([1.0])
+    assert found["agreement[free_energy, waic]"].value == pytest.approx([0.75])
+    assert (found["agreement[free_energy, wbic]"].stderr > 0).all()
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("name, steps", [("tanh", ("0->1", "1->2")), ("mixture", ("1->2",))])
+def test_demos_use_more_units_as_n_grows(tmp_path, name, steps):
+    run = runs.begin(config.compose(f"{name}/demo"), tmp_path / "run")
+    at = [run.quantities[f"critical_n[{step}]"] for step in steps]
+    assert all(np.isfinite(found.value) for found in at)
+    assert [float(found.value) for found in at] == sorted(float(found.value) for found in at)
+    for found in at:
+        low, high = found.interval
+        assert low <= found.value <= high
+    assert run.quantities["chosen[free_energy]"].value[-1] >= 0.6
+    spare = next(q for key, q in run.quantities.items() if key.startswith("mass[3 "))
+    assert np.mean(spare.value[-1]) < 0.3
