@@ -132,13 +132,14 @@ def in_use(run: Any, what: str) -> Figure:
     caption = f"Number of {what} in use: posterior mass averaged over data sets{where}, {draw.ERRORS}. Vertical: \
 critical n (t) with 90 per cent intervals."
     figure, axes = draw.sheet(draw.COLUMN, 0.6 + 1.8 * len(parts), len(parts), 1, caption)
-    styles: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for ax, part in zip(axes[:, 0], parts, strict=True):
         data, tables = plots.sweeps(run)[part], plots.quantities(run, part)
         x = "t" if "t" in data.dims else "n"
         styles = draw.palette(plots.phase_names(data))
         shown = {name: _shared.along(one, x) for name, one in plots.by_phase(tables, "mass").items()}
         shown = {name: one for name, one in shown.items() if float(one["value"].max()) > 0.01}
+        keys |= {name: styles[name] for name in shown}
         draw.phase_mass(ax, x, shown, styles)
         ax.set_ylabel(f"posterior mass ({draw.ERRORS})")
         if x == "t":
@@ -147,7 +148,7 @@ critical n (t) with 90 per cent intervals."
         for name, quantity in run.quantities.items():
             if name.startswith(f"{prefix}critical_{x}["):
                 _shared.mark(ax, quantity)
-    draw.legend(figure, styles, loc="outside upper center", ncols=min(4, len(styles)))
+    draw.legend(figure, dict(sorted(keys.items())), loc="outside upper center", ncols=2)
     return figure
 
 
