@@ -27,6 +27,7 @@ from slt.typing import InputError
 
 POINTS = 5  # about a crossing
 NEAR = 0.05  # their least reach, in log t
+PLACES = 8  # where a phase may lie, by which its draws are measured
 
 
 def asked_of(
@@ -134,22 +135,27 @@ def heights_of(
 ) -> tuple[list[Height], list[np.ndarray]]:
     """Barriers between draws [i, d] confined to either phase, run by run, by several order parameters; and a point of
     each phase, its draw of least K, between which they are drawn.
+
+    A phase may lie in several places (mirror images): each draw is measured by the place of either phase next to it.
     """
     draws = [np.asarray(each, np.float64).reshape(-1, regions.SHOWN, of.dim) for each in shown]
-    dtype = of.posterior.beta.dtype
-    points = []
-    for each in draws:
-        flat = jnp.asarray(each.reshape(-1, of.dim), dtype)
-        points.append(np.asarray(flat[int(np.nanargmin(np.asarray(_losses(of.posterior, flat))))], np.float64))
-    a, b = points
-    line = b - a
-    size = float(np.mean([np.square(each - each.mean((0, 1))).sum(-1).mean() for each in draws])) + 1e-12 * line @ line
+    size = float(np.mean([np.square(each - each.mean((0, 1))).sum(-1).mean() for each in draws])) + 1e-300
+    places = [_places(of, each.reshape(-1, of.dim)) for each in draws]
+    spread = float(np.mean([_squares(each, own).min(-1).mean() for each, own in zip(draws, places, strict=True)]))
+    size = min(size, 2 * spread) + 1e-300
 
     def ratio(w: np.ndarray) -> np.ndarray:
-        return np.log((np.square(w - a).sum(-1) + size) / (np.square(w - b).sum(-1) + size))
+        a, b = (_squares(w, own).min(-1) for own in places)
+        return np.log((a + size) / (b + size))
 
-    rules = {"projection on the line between the phases": lambda w: w @ line, "ratio of the distances to them": ratio}
+    def projection(w: np.ndarray) -> np.ndarray:
+        a, b = (own[_squares(w, own).argmin(-1)] for own in places)
+        line = b - a
+        return ((w - a) * line).sum(-1) / np.maximum(np.square(line).sum(-1), 1e-300)
+
+    rules = {"projection on the line between the phases": projection, "ratio of the distances to them": ratio}
     found = [kinds.height(rule(draws[0]), rule(draws[1]), name) for name, rule in rules.items()]
+    dtype, points = of.posterior.beta.dtype, [own[0] for own in places]
     if order is not None:
 
         def own(w: np.ndarray) -> np.ndarray:
@@ -159,6 +165,27 @@ def heights_of(
 
         found.append(kinds.height(own(draws[0]), own(draws[1]), "the order parameter given"))
     return found, points
+
+
+def _squares(w: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Squared distances [..., place]."""
+    return np.square(w[..., None, :] - places).sum(-1)
+
+
+def _places(of: Target, w: np.ndarray) -> np.ndarray:
+    """Up to PLACES points of a phase [place, d], among its tenth of draws of least K: the least, then again and again
+    the farthest from those there are, as long as it is farther than these draws are spread.
+    """
+    k = np.asarray(_losses(of.posterior, jnp.asarray(w, of.posterior.beta.dtype)), np.float64)
+    low = w[np.argsort(np.where(np.isfinite(k), k, np.inf))[: max(8, len(w) // 10)]]
+    typical = float(np.square(low - low.mean(0)).sum(-1).mean())
+    found = low[:1]
+    while len(found) < PLACES:
+        apart = _squares(low, found).min(-1)
+        if apart.max() <= typical / 2:
+            break
+        found = np.concatenate([found, low[int(apart.argmax())][None]])
+    return found
 
 
 def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:

@@ -10,7 +10,7 @@ from slt.cells import data_words
 from slt.engine.program import draw_data
 from slt.measure.free_energy import Budget
 from slt.measure.transition import repeated, transition
-from slt.models import gaussian_location, two_basins
+from slt.models import gaussian_location, landau, two_basins
 from slt.theory.quadrature import quadrature
 from slt.transitions.crossing import crossings, estimated
 from slt.typing import InputError
@@ -143,3 +143,23 @@ def test_on_data_against_the_closed_form():
     mean = crossings(estimated(found.x, exact.mean(0), stderr=1e-6)).found
     assert [each.upward for each in found.crossings.found] == [each.upward for each in mean] or found.crossings.notes
     assert found.kind is None or found.kind.kind != "coexistence"
+
+
+@pytest.mark.statistics
+def test_a_phase_of_two_mirror_images_coexists_with_the_origin():
+    """The sixth-order potential of Landau below its tricritical point: t_c within 2 per cent of quadrature."""
+    model, wall = landau.make(), np.sqrt(2 / 6)
+    found = transition(model, t=np.geomspace(3, 300, 9))
+    w = np.linspace(-4, 4, 400_001)
+    k = w**6 - 2 * w**4 + 0.9 * w**2
+    k, prior = k - k.min(), -np.square(w / 0.4) / 2
+
+    def gap(t):
+        weight = np.exp(-t * k + prior)
+        return np.log(weight[np.abs(w) >= wall].sum() / weight[np.abs(w) < wall].sum())
+
+    exact = optimize.brentq(gap, 10, 100)
+    assert found.critical is not None
+    assert found.critical.value == pytest.approx(exact, rel=0.02)
+    assert found.kind is not None
+    assert found.kind.kind == "coexistence"
