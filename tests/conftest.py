@@ -3,12 +3,14 @@
 Set before JAX is imported, and in the environment, so that the commands that tests start in other processes share it.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_MAPS = 25_000
 CACHE_LIMIT = 1 << 30  # bytes; old programs are never asked for again, so past this the cache starts afresh
 
 
@@ -43,6 +45,8 @@ from jaxtyping import install_import_hook
 CHECKED = ["slt.theory", "slt.estimators", "slt.transitions"]
 if os.environ.get("SLT_TYPECHECK", "1") != "0":
     install_import_hook(CHECKED, "beartype.beartype")
+
+RUN = pytest.StashKey[int]()  # tests of this process so far
 
 hypothesis.settings.register_profile("slt", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("slt")
@@ -79,6 +83,17 @@ def x64() -> Iterator[None]:
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _programs_dropped(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every program holds memory maps, of which Linux gives a process 65,530: past some, all are dropped."""
+    yield
+    request.config.stash[RUN] = run = request.config.stash.get(RUN, 0) + 1
+    maps = Path("/proc/self/maps")
+    if run % 10 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
