@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, special
 
 from slt import plots
+from slt.config import RunConfig, plain
 from slt.models import _kgon
 from slt.models._kgon import Shape
 from slt.transitions import crossing, masses, paths
@@ -144,15 +145,15 @@ def told(run: Any) -> list[Told]:
     found = []
     for part, data in plots.sweeps(run).items():
         axis = plots.x_axis(data)
-        if data.attrs.get("coupled") != axis or "phase" not in data or not data.sizes.get("kept", 0):
+        if data.attrs.get("coupled") != axis or "phase" not in data:
             continue
         own, others = labels(data, axis)
         if set(others) - {"data_seed"}:
             continue
         rule, x = _word(data["phase"].attrs["rule"]), data[axis].values.astype(float)
-        c = features(data)
+        c = _width(run, part)
         found.append(Told(part, rule, axis, x, seeds_last(own, others), tuple(plots.phase_names(data)), c))
-        for measure in run.measures.values():
+        for measure in getattr(run, "measures", {}).values():
             if f"{part}.label" in measure:
                 other = measure[f"{part}.label"]
                 dims = _grid(data)
@@ -167,6 +168,12 @@ def told(run: Any) -> list[Told]:
 
 def _rest(dims: Sequence[str], others: Sequence[str], axis: str) -> list[int]:
     return [*(i for i, dim in enumerate(dims) if dim not in (*others, axis)), len(dims), len(dims) + 1]
+
+
+def _width(run: Any, part: str) -> int:
+    """The number of features of a part's model."""
+    config = plain(run.config) if isinstance(run.config, RunConfig) else run.config
+    return int((config if part == "main" else config["parts"][part])["model"].get("c", 6))
 
 
 def _word(rule: str) -> str:
@@ -233,7 +240,7 @@ def forms(c: int, k: int) -> Mapping[Shape, tuple[Form, Form | None]]:
     return found
 
 
-def laplace(shape: Shape, c: int, draws: int = 50_000) -> Form:
+def laplace(shape: Shape, c: int, draws: int = 200_000) -> Form:
     """t L + (r/2) log t - log[copies int_M prior (2 pi)^(r/2) det'(H)^(-1/2)] of a regular k-gon, prior N(0, 1).
 
     M: its rotations, times what dead features may do without changing the loss (their share of the prior is counted
@@ -254,18 +261,26 @@ def laplace(shape: Shape, c: int, draws: int = 50_000) -> Form:
     levels = np.linalg.eigvalsh((hessian + hessian.T) / 2)[1:]  # the first is 0: the rotation
     share = 1.0
     if free.size:
-        many = np.tile(w, (draws, 1))
-        many[:, free] = np.random.default_rng(0).standard_normal((draws, free.size))
-        weights, bias = many[:, : 2 * c].reshape(draws, 2, c), many[:, 2 * c :]
-        gram = np.einsum("dai,daj->dij", weights, weights)
-        each = _kgon._moments(np.eye(c), gram, np.repeat(bias[:, :, None], c, 2), np)[0]
-        share = float((each.sum((1, 2)) / c < loss + 1e-9).mean())
+        share = float(np.mean([_unchanged(w, loss, free, batch) for batch in range(max(1, draws // _BATCH))]))
     copies = math.comb(c, shape.k) * math.factorial(shape.k - 1) * math.comb(c - shape.k, shape.plus)
     turn = 2 * math.pi * float(np.linalg.norm(w[: 2 * c]))
     prior = -0.5 * float(w[fixed] @ w[fixed]) - fixed.size / 2 * math.log(2 * math.pi)
     volume = prior + math.log(turn * share * copies)
     gauss = levels.size / 2 * math.log(2 * math.pi) - 0.5 * float(np.log(levels).sum())
     return Form(loss, levels.size / 2, 1, -volume - gauss)
+
+
+_BATCH = 25_000
+
+
+def _unchanged(w: np.ndarray, loss: float, free: np.ndarray, batch: int) -> float:
+    """The share of the prior of the `free` parameters that leaves the loss as it is."""
+    c, many = len(w) // 3, np.tile(w, (_BATCH, 1))
+    many[:, free] = np.random.default_rng(batch).standard_normal((_BATCH, free.size))
+    weights, bias = many[:, : 2 * c].reshape(-1, 2, c), many[:, 2 * c :]
+    gram = np.einsum("dai,daj->dij", weights, weights)
+    each = _kgon._moments(np.eye(c), gram, np.repeat(bias[:, :, None], c, 2), np)[0]
+    return float((np.abs(each.sum((1, 2)) / c - loss) < 1e-9).mean())
 
 
 def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Prediction, ...]:

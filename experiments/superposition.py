@@ -1,9 +1,9 @@
 """The toy model of superposition: figures of phases, free energies, learning coefficients and the k-gons themselves.
 
-The number it should show: of the population potential at c = 6, 4 -> 5 at t = 46 and 5 -> 6 at t = 274 by the hull of
-the columns, several per cent off by descent; leading-order theory has the second at 445 and Laplace at 165. The
-population loss L has no factor 1/2: a Gaussian likelihood of unit variance gives exp(-n beta L_n) = exp(-t L) at
-n beta = 2 t.
+The number it should show: of the population potential at c = 6, 4 -> 5 at t = 45 (1.2) and 5 -> 6 at t = 270 (2) by the
+hull of the columns, 46 (5) and 255 (2) by descent; leading-order theory has no first and the second at 445, Laplace has
+57 and 152. The population loss L has no factor 1/2: a Gaussian likelihood of unit variance gives exp(-n beta L_n) =
+exp(-t L) at n beta = 2 t.
 """
 
 import math
@@ -45,16 +45,16 @@ def figures(run: Any) -> dict[str, Figure]:
         found["ladder"] = found.get("ladder") or plots.ladder_figure(data)
     told = _superposition.told(run)
     parts = {part: [one for one in told if one.part == part] for part in dict.fromkeys(one.part for one in told)}
-    several = len({one.c for one in told}) > 1
-    if several:
-        found["widths"] = widths([rules for rules in parts.values() if rules[0].axis == "t"])
+    potentials = [rules for rules in parts.values() if rules[0].axis == "t"]
+    if len({rules[0].c for rules in potentials}) > 1:
+        found["widths"] = widths(potentials)
     for part, rules in parts.items():
         prefix = "" if part == "main" else f"{part}_"
-        if not several:
-            found[f"{prefix}crossings"] = crossings(rules)
+        found[f"{prefix}crossings"] = crossings(rules)
         if rules[0].axis == "n" and len(rules[0].label) > 1:
             found[f"{prefix}paths"] = single_paths(rules[0])
-    found |= _dynamics.figures(run)
+    if getattr(run, "measures", None):
+        found |= _dynamics.figures(run)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -168,9 +168,9 @@ def crossings(told: Sequence[Told]) -> Figure | None:
     caption = f"Posterior mass of the families of k-gons ({draw.ERRORS}): lines by the hull of the columns, circles by \
 descent to the nearest minimum. Below: where one family gives way to the next, with 90 per cent intervals"
     caption += "; crosses: what theory foretells." if t else f", averaged over {len(first.label)} data sets."
-    height = 2.6 + 0.22 * len(told) * len(pairs) + (0.22 * len(pairs) if t else 0)
+    height = 2.1 + 0.22 * len(told) * len(pairs) + (0.22 * len(pairs) if t else 0)
     share = [2.4, 0.3 + 0.24 * len(pairs) * (len(told) + t)]
-    figure, axes = draw.sheet(draw.COLUMN * 1.35, height + 0.3, 2, 1, caption, sharex=True, height_ratios=share)
+    figure, axes = draw.sheet(draw.PAGE, height + 0.3, 2, 1, caption, sharex=True, height_ratios=share)
     top, bottom = axes[:, 0]
     colours = _families(told)
     for one in told:
@@ -210,11 +210,11 @@ descent to the nearest minimum. Below: where one family gives way to the next, w
                     )
                     text = f"{label} {told_by[name] / at.value - 1:+.0%}" if at is not None else label
                     bottom.annotate(
-                        text, (told_by[name], row), xytext=(6, -2.5), textcoords="offset points", fontsize=7
+                        text, (told_by[name], row), xytext=(6, -2.5), textcoords="offset points", fontsize=8
                     )
             if not np.isfinite(told_by["leading"]):
                 bottom.text(0.99, row, "leading SLT: none", transform=bottom.get_yaxis_transform(), ha="right",
-                            va="center", fontsize=7)  # fmt: skip
+                            va="center", fontsize=8)  # fmt: skip
     bottom.set_yticks(-np.arange(len(ticks)), ticks)
     bottom.set_ylim(-len(ticks) + 0.4, 0.6)
     bottom.grid(axis="x", lw=0.3)
@@ -229,6 +229,8 @@ descent to the nearest minimum. Below: where one family gives way to the next, w
 @draw.styled
 def widths(parts: Sequence[Sequence[Told]]) -> Figure:
     """A row for every number of features c, a column for every rule: mass of each phase over n, named at its most."""
+    most = max(len(told) for told in parts)
+    parts = [told for told in parts if len(told) == most]
     rules = [one.rule for one in parts[0]]
     caption = f"Posterior mass of every phase that has more than 5 per cent somewhere, over n = 2 t ({draw.ERRORS}); \
 colour: corners k. '+': a feature with positive bias; '*': a corner that two features share."
@@ -254,7 +256,7 @@ colour: corners k. '+': a feature with positive bias; '*': a corner that two fea
                     at = (at[0] + 0.17, at[1])
                 taken.append(at)
                 ax.annotate(name, (10 ** at[0], at[1]), xytext=(0, 2), textcoords="offset points", color=colour,
-                            ha="center", fontsize=7)  # fmt: skip
+                            ha="center", fontsize=8)  # fmt: skip
             draw.logarithmic(ax, "x", [10, 20])
             ax.set(ylim=(-0.02, 1.18), xlim=(2 * one.x[0] / 1.15, 2 * one.x[-1] * 1.15), yticks=[0, 0.5, 1])
         row[0].set_ylabel(f"$c = {told[0].c}$\nmass")
