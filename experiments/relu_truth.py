@@ -1,9 +1,9 @@
 """ReLU nodes whose truth an angle deforms until two nodes are one: node-degenerate against non-degenerate phase.
 
-The number it should show: on the population potential critical_t[degenerate->three nodes] falls as theta grows, about
-as K_degenerate(theta)^-1, near where leading-order theory has it (t K = (3/2) log t: 1378, 223, 93 at theta = 0.5, 0.9,
-1.2); the two orientations, 'right' and 'left', which reversing all nodes exchanges, share what is not degenerate in
-equal parts at every t. On data, critical_n over theta with intervals over data sets.
+The number it should show: on the population potential the degenerate phase leads at first, and critical_t[degenerate->
+three nodes] falls as theta grows: about 470 and 120 at theta = 0.5 and 0.7, a third and a quarter of what leading-order
+theory says, t K = (3/2) log t (1378 and 454). The two orientations, 'right' and 'left', which reversing all nodes
+exchanges, share what is not degenerate in equal parts at every t. On data, critical_n over theta over data sets.
 """
 
 from typing import Any
