@@ -83,8 +83,8 @@ class Label:
 def phases(threshold: float = 0.36, merge: float = 0.35) -> Phases:
     """degenerate (a node dead, or merged with another), or three nodes oriented 'right' or 'left'.
 
-    threshold: of a node's root mean square output, half that of the truth's first two; merge: distance of outputs scaled
-    to size one, which is 0.47 between the truth's first two at theta = 0.5, and more beyond.
+    threshold: of a node's root mean square output, half that of the truth's first two; merge: distance of outputs
+    scaled to size one, which is 0.47 between the truth's first two at theta = 0.5, and more beyond.
     """
     rule = f"nodes of output above {threshold:g}, merged within {merge:g}; orientation by the majority's side"
     label = Label(ActiveUnits(Activity(float(threshold)), NODES, float(threshold), float(merge)))
