@@ -222,7 +222,7 @@ descent to the nearest minimum. Below: where one family gives way to the next, w
     if t:
         bottom.set_xlabel(T_LABEL)
         samples_axis(top)
-    top.legend(title="corners $k$", loc="center right")
+    top.legend(title="corners $k$", loc="upper left")
     return figure
 
 

@@ -171,6 +171,7 @@ def test_superposition_figures(demo: Any) -> None:
     assert set(figures) == {
         *("population_phase_mass", "population_llc", "population_traces", "population_polygons"),
         *("data_occupancy", "data_llc", "data_traces", "data_polygons", "data_dwell", "free_energy", "ladder"),
+        "population_crossings",
     }
     checked(figures)
 

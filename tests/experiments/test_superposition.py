@@ -8,7 +8,6 @@ import xarray as xr
 from stats import assert_close
 
 from experiments import _superposition as k_gons
-from experiments import superposition as experiment
 from slt import config, runs
 from slt.models import superposition
 from slt.models._kgon import Shape
@@ -95,13 +94,6 @@ def test_relabelled_draws_are_those_after_burn_in_of_whole_chains():
     assert [phases.names[i] for i in found[0, 0]] == ["5+", "4"]
     assert (found[0, 1] == -1).all()
     assert phases.names[int(phases.label(jnp.asarray(noisy[0])))] == "6"
-
-
-@pytest.mark.parametrize("name", ["population", "data", "widths"])
-def test_smoke(name, tmp_path):
-    made = config.smoke(config.compose(f"superposition/{name}"))
-    run = runs.begin(made, tmp_path / "run")
-    assert experiment.figures(run)
 
 
 @pytest.mark.statistics
