@@ -6,7 +6,6 @@ New configs are found by looking. The numbers that their headers promise are the
 import functools
 import inspect
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -97,16 +96,21 @@ def check_summary(place: Path, made: config.RunConfig) -> None:
     assert set(found) == {"quantities", "health", "wall_s", "digest"}
     assert found["digest"] == config.digest(made)
     assert found["wall_s"] > 0
-    for prefix in ("", *(f"{part}." for part in made.parts)):
-        assert f"{prefix}loss" in found["quantities"]
+    parts = [prefix.removeprefix("parts.").rstrip(".") or "main" for prefix, _ in config.sweeps(made)]
+    losses = ["loss" if part == "main" else f"{part}.loss" for part in parts]
+    assert set(losses) <= set(found["quantities"])
+    assert found["quantities"]
     for name, one in found["quantities"].items():
-        assert set(one) == {"value", "stderr", "coords"}, name
+        assert set(one) in ({"value", "stderr", "coords"}, {"value", "stderr", "coords", "interval"}), name
         shape = tuple(len(values) for values in one["coords"].values())
         for key in ("value", "stderr"):
             assert np.array(one[key], float).shape == shape, f"{name} {key}"
-    loss = [value for value in np.ravel(np.array(found["quantities"]["loss"]["value"], float)) if math.isfinite(value)]
-    assert loss, "every chain of the main sweep broke"
-    assert set(found["health"]) == {"main", *made.parts}
+        if "interval" in one:
+            assert np.array(one["interval"], float).shape == (*shape, 2), f"{name} interval"
+    for name in losses:
+        loss = np.ravel(np.array(found["quantities"][name]["value"], float))
+        assert np.isfinite(loss).any(), f"{name}: every chain broke"
+    assert set(found["health"]) == set(parts)
     for part, health in found["health"].items():
         assert health["draws"] == health["planned"] > 0
         assert health["broken"] == len(health["broken_chains"]) == 0, f"{part}: chains broke"

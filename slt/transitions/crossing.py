@@ -120,7 +120,7 @@ def difference(x: Any, a: Any, b: Any, *, slope: Any = None, paired: bool = Fals
 
 
 def estimated(
-    x: Any, value: Any, *, stderr: Any = None, covariance: Any = None, slope: Any = None, dof: float = np.inf
+    x: Any, value: Any, *, stderr: Any = None, covariance: Any = None, slope: Any = None, dof: float | int = np.inf
 ) -> Difference:
     """D from its values and their covariance [x, x], or standard errors of independent values, where that is all."""
     x = grid(x)
