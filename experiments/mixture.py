@@ -1,7 +1,7 @@
 """How many components a posterior uses as n grows, and which number F_n, WBIC and WAIC choose on the same data sets.
 
-The number it should show: critical_n[1->2] with its interval (truth: two Gaussians of width 1 at -1 and 1), tens of
-samples, the third component staying unused; at n = 200 F_n chooses two components on most data sets.
+The number it should show: critical_n[1->2] about 20, with its interval (truth: two Gaussians of width 1 at -0.8 and
+0.8, weights sparse a priori); the third component stays unused; at n = 200 F_n chooses two on most data sets.
 """
 
 from typing import Any

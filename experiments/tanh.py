@@ -1,7 +1,7 @@
 """How many tanh units a posterior uses as n grows, and which number F_n, WBIC and WAIC choose on the same data sets.
 
-The number it should show: critical_n[0->1] and critical_n[1->2] with their intervals (truth -2 tanh(x) + 2 tanh(5x),
-noise 1): a unit each as n grows, never the third; at n = 200 F_n chooses two units on nearly all data sets.
+The number it should show: critical_n[1->2] about 50, with its interval (truth -2 tanh(x) + 2 tanh(5x), noise 1); the
+third unit stays unused; at n = 200 F_n chooses two units on most data sets.
 """
 
 from typing import Any

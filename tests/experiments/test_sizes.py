@@ -101,15 +101,13 @@ def test_choices_and_their_agreement():
 
 
 @pytest.mark.statistics
-@pytest.mark.parametrize("name, steps", [("tanh", ("0->1", "1->2")), ("mixture", ("1->2",))])
-def test_demos_use_more_units_as_n_grows(tmp_path, name, steps):
+@pytest.mark.parametrize("name, low, high", [("tanh", 25, 100), ("mixture", 10, 45)])
+def test_demos_use_two_as_n_grows(tmp_path, name, low, high):
+    """The first unit or component alone leads, then two: where importance sampling from the prior has it."""
     run = runs.begin(config.compose(f"{name}/demo"), tmp_path / "run")
-    at = [run.quantities[f"critical_n[{step}]"] for step in steps]
-    assert all(np.isfinite(found.value) for found in at)
-    assert [float(found.value) for found in at] == sorted(float(found.value) for found in at)
-    for found in at:
-        low, high = found.interval
-        assert low <= found.value <= high
+    found = run.quantities["critical_n[1->2]"]
+    assert low < found.value < high
+    assert found.interval[0] <= found.value <= found.interval[1]
     assert run.quantities["chosen[free_energy]"].value[-1] >= 0.6
     spare = next(q for key, q in run.quantities.items() if key.startswith("mass[3 "))
     assert np.mean(spare.value[-1]) < 0.3
