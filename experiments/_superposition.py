@@ -285,14 +285,17 @@ def _unchanged(w: np.ndarray, loss: float, free: np.ndarray, batch: int) -> floa
 
 def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Prediction, ...]:
     """Crossings of two families foretold: "leading", t Delta L = Delta lambda log t of the minima that lead at it, and
-    "laplace", of the sums over all minima of each with their constants.
+    "laplace", of the sums over all minima of each with their constants (NaN where one is irregular).
     """
 
     def leading(k: int, t: Any) -> Any:
         return np.min([one.at(t) for one, _ in forms(c, k).values()], axis=0)
 
     def summed(k: int, t: Any) -> Any:
-        return -special.logsumexp([-other.at(t) for _, other in forms(c, k).values() if other is not None], axis=0)
+        known = [other for _, other in forms(c, k).values()]
+        if None in known:  # an irregular minimum, whose constant is not known
+            return np.full(np.shape(t), np.nan)
+        return -special.logsumexp([-other.at(t) for other in known if other is not None], axis=0)
 
     found = []
     for name, of, note in (("leading", leading, ""), ("laplace", summed, KINK if min(a, b) == 4 else "")):
