@@ -230,7 +230,7 @@ def _spread(ends: Float[np.ndarray, " data"]) -> Quantity:
 
 @functools.cache
 def forms(c: int, k: int) -> Mapping[Shape, tuple[Form, Form | None]]:
-    """Of every minimum of a family: (t L + lambda log t, Laplace's with its constant; None of irregular ones)."""
+    """Of every minimum of a family: (t L + lambda log t, Laplace's with its constant; None where it is not known)."""
     found: dict[Shape, tuple[Form, Form | None]] = {}
     for shape in _kgon.minima(c):
         lam = _kgon.local_lambda(shape, c)
@@ -240,11 +240,12 @@ def forms(c: int, k: int) -> Mapping[Shape, tuple[Form, Form | None]]:
     return found
 
 
-def laplace(shape: Shape, c: int, draws: int = 200_000) -> Form:
+def laplace(shape: Shape, c: int, draws: int = 200_000) -> Form | None:
     """t L + (r/2) log t - log[copies int_M prior (2 pi)^(r/2) det'(H)^(-1/2)] of a regular k-gon, prior N(0, 1).
 
     M: its rotations, times what dead features may do without changing the loss (their share of the prior is counted
-    over `draws`); r: the rank of H normal to M. Copies: which features are corners and in which order round, which '+'.
+    over `draws`; None where hardly any does it); r: the rank of H normal to M. Copies: which features are corners and
+    in which order round, which '+'.
     """
     w, loss = _kgon.minimum(shape, c)
     dead = range(shape.k + shape.plus, c)
@@ -262,6 +263,8 @@ def laplace(shape: Shape, c: int, draws: int = 200_000) -> Form:
     share = 1.0
     if free.size:
         share = float(np.mean([_unchanged(w, loss, free, batch) for batch in range(max(1, draws // _BATCH))]))
+        if share * draws < 100:
+            return None
     copies = math.comb(c, shape.k) * math.factorial(shape.k - 1) * math.comb(c - shape.k, shape.plus)
     turn = 2 * math.pi * float(np.linalg.norm(w[: 2 * c]))
     prior = -0.5 * float(w[fixed] @ w[fixed]) - fixed.size / 2 * math.log(2 * math.pi)
@@ -285,7 +288,7 @@ def _unchanged(w: np.ndarray, loss: float, free: np.ndarray, batch: int) -> floa
 
 def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Prediction, ...]:
     """Crossings of two families foretold: "leading", t Delta L = Delta lambda log t of the minima that lead at it, and
-    "laplace", of the sums over all minima of each with their constants (NaN where one is irregular).
+    "laplace", of the sums over all minima of each with their constants (NaN where that of one is not known).
     """
 
     def leading(k: int, t: Any) -> Any:
@@ -293,7 +296,7 @@ def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Pr
 
     def summed(k: int, t: Any) -> Any:
         known = [other for _, other in forms(c, k).values()]
-        if None in known:  # an irregular minimum, whose constant is not known
+        if None in known:  # a minimum whose constant is not known
             return np.full(np.shape(t), np.nan)
         return -special.logsumexp([-other.at(t) for other in known if other is not None], axis=0)
 
