@@ -142,7 +142,8 @@ def coexistence(b: float, t: float, scale: float) -> tuple[float, float] | None:
     def sides(h: float) -> tuple[float, float]:
         energy = Exact(b, scale, 1.0).density(h, t)
         weight, middle = np.exp(energy.min() - energy), int(np.searchsorted(FINE, np.sqrt(b / 6)))
-        return float(np.log(weight[middle:].sum() / weight[:middle].sum())), barrier(FINE, energy)
+        outer, inner = (max(float(part.sum()), 1e-300) for part in (weight[middle:], weight[:middle]))
+        return float(np.log(outer) - np.log(inner)), barrier(FINE, energy)
 
     low, high = -0.5 * b * b - 1.0, b * b / 4 + 0.5
     h = _root(lambda x: sides(x)[0], low, high, float)

@@ -101,13 +101,16 @@ def seeds_last(found: np.ndarray, others: tuple[str, ...]) -> np.ndarray:
 
 
 def mark(ax: Any, found: Quantity | None, colour: str = "0.35", label: str | None = None) -> None:
-    """A crossing on the x-axis: a line at its value and a band over its interval."""
-    if found is None or not np.isfinite(found.value):
+    """Crossings on the x-axis: a line at each value and a band over its interval."""
+    if found is None:
         return
     low, high = ax.get_xlim()
-    ends = np.clip(found.interval, low, high) if found.interval is not None else (found.value, found.value)
-    ax.axvspan(*ends, color=colour, alpha=0.15, lw=0, zorder=0.2)
-    ax.axvline(float(found.value), color=colour, lw=0.8, ls=(0, (4, 3)), zorder=0.4, label=label)
+    values = np.ravel(found.value)
+    ends = np.stack([values, values], -1) if found.interval is None else np.reshape(found.interval, (-1, 2))
+    for value, (least, most) in zip(values, np.clip(ends, low, high), strict=True):
+        if np.isfinite(value):
+            ax.axvspan(float(least), float(most), color=colour, alpha=0.15, lw=0, zorder=0.2)
+            ax.axvline(float(value), color=colour, lw=0.8, ls=(0, (4, 3)), zorder=0.4, label=label)
 
 
 def shades(count: int) -> list[str]:

@@ -267,6 +267,8 @@ def laplace(shape: Shape, c: int, draws: int = 200_000) -> Form | None:
             return None
     copies = math.comb(c, shape.k) * math.factorial(shape.k - 1) * math.comb(c - shape.k, shape.plus)
     turn = 2 * math.pi * float(np.linalg.norm(w[: 2 * c]))
+    if not (copies * turn > 0 and (levels > 0).all()):
+        return None
     prior = -0.5 * float(w[fixed] @ w[fixed]) - fixed.size / 2 * math.log(2 * math.pi)
     volume = prior + math.log(turn * share * copies)
     gauss = levels.size / 2 * math.log(2 * math.pi) - 0.5 * float(np.log(levels).sum())

@@ -30,6 +30,10 @@ NAMES = ("origin", "outer")
 STYLES = draw.palette(NAMES)
 
 
+ONLY = {"slope": ()}
+"""Figures that no config draws when it is made small: a slope needs a line of several crossings."""
+
+
 def square() -> Observable:
     """w^2 of every draw: dK/dh up to a constant, and all that K depends on."""
     return trace(_square)
@@ -207,7 +211,8 @@ def diagram(run: Any) -> Figure | None:
     ax.axvline(exact.b**2 / 4, color="black", lw=0.8, ls=":")
     draw.logarithmic(ax, "y", t)
     ax.set(xlabel="field $h$", ylabel=draw.AXES["t"], ylim=(min(t) / 1.15, max(t) * 1.15))
-    ax.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=7)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=7)
     return figure
 
 

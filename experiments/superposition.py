@@ -25,6 +25,8 @@ from ._shared import mark, quantity
 from ._superposition import LEAST, Told
 
 T_LABEL = r"$t$ (density $\propto e^{-tL(W,b)}\,\varphi$)"
+ONLY = {"widths": ("widths",), "single_paths": ()}
+"""Figures that the demo does not draw: the configs that do also when small (single paths need several data sets)."""
 WIDE = 3.6  # room for a polygon: columns have lengths up to 1.3 and fluctuate
 
 
