@@ -5,6 +5,7 @@ integrates over the whole set of minima (rotations, and all that dead features m
 wherever the loss has a Hessian normal to that set; for k = 4 it has kinks there, and the constant is not.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -21,8 +22,10 @@ from scipy import optimize, special
 
 from slt import plots
 from slt.config import RunConfig, plain
+from slt.model import Truth
 from slt.models import _kgon
 from slt.models._kgon import Shape
+from slt.models.superposition import Superposition
 from slt.transitions import crossing, masses, paths
 from slt.transitions.crossing import Crossing, Difference
 from slt.transitions.predictions import Form, Prediction, Root
@@ -32,6 +35,15 @@ from ._shared import known, labels, quantity, seeds_last
 
 LEAST = 0.05  # share of draws from which on a phase is shown
 KINK = "the loss has kinks at the squares: this constant is not theirs"
+
+
+@dataclass(frozen=True)
+class Unquenched(Superposition):
+    """The model on data without its basins, so that no empirical minimum of each is sought in every cell (minutes)."""
+
+    def truth(self) -> Truth:
+        """As of `Superposition`, with no basins."""
+        return dataclasses.replace(super().truth(), basins=())
 
 
 # ------------------------------------------------------------------------------------------------------------ a measure

@@ -257,8 +257,9 @@ colour: corners k. '+': a feature with positive bias; '*': a corner that two fea
                 while any(abs(at[0] - x) < 0.16 and abs(at[1] - y) < 0.13 for x, y in taken):
                     at = (at[0] + 0.17, at[1])
                 taken.append(at)
+                side = {0: "left", one.x.size - 1: "right"}.get(int(value.argmax()), "center")
                 ax.annotate(name, (10 ** at[0], at[1]), xytext=(0, 2), textcoords="offset points", color=colour,
-                            ha="center", fontsize=8)  # fmt: skip
+                            ha=side, fontsize=8)  # fmt: skip
             draw.logarithmic(ax, "x", [10, 20])
             ax.set(ylim=(-0.02, 1.18), xlim=(2 * one.x[0] / 1.15, 2 * one.x[-1] * 1.15), yticks=[0, 0.5, 1])
         row[0].set_ylabel(f"$c = {told[0].c}$\nmass")
