@@ -28,7 +28,7 @@ WAYS = ("U->V", "V->U")
 
 @dataclass(frozen=True)
 class Transition:
-    """The crossing of F_U and F_V by `slt.transition`, with theory's predictions beside it. t: by default the run's."""
+    """The crossing of F_U and F_V by `slt.transition`, with theory's predictions beside it. t: by default about the run's."""
 
     t: Sequence[float] = ()
     runs: int = 16
@@ -38,6 +38,8 @@ class Transition:
     def __call__(self, site: Any) -> xr.Dataset:
         job = site.parts["main"].job
         t = sorted(self.t) if self.t else site.run.data["main"]["t"].values.tolist()
+        if len(t) < 4:  # a run of a few t only: the crossing is sought about them
+            t = np.geomspace(min(t) / 3, max(t) * 3, 8).tolist()
 
         def make() -> dict[str, np.ndarray]:
             found = transition(

@@ -154,7 +154,7 @@ def test_input_errors() -> None:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`slt phases` on a tiny run: the table, JSON, and an unknown part."""
     place = tmp_path / "run"
-    settings = ["schedule.draws=240", "schedule.burn_in=40", "schedule.keep_params=5", "grid.t=[100,400]"]
+    settings = ["schedule.draws=240", "schedule.burn_in=40", "schedule.keep_params=5", "grid.t=[100,400]", "~measures"]
     assert main(["run", "two_basins/demo", *settings, "--out", str(place), "--quiet"]) == 0
     capsys.readouterr()
     assert main(["phases", str(place)]) == 0
