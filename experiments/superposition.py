@@ -218,7 +218,7 @@ descent to the nearest minimum. Below: where one family gives way to the next, w
                 bottom.text(0.99, row, "leading SLT: none", transform=bottom.get_yaxis_transform(), ha="right",
                             va="center", fontsize=8)  # fmt: skip
     bottom.set_yticks(-np.arange(len(ticks)), ticks)
-    bottom.set_ylim(-len(ticks) + 0.4, 0.6)
+    bottom.set(ylim=(-len(ticks) + 0.4, 0.6), ylabel="crossing")
     bottom.grid(axis="x", lw=0.3)
     top.set(ylim=(-0.02, 1.02), ylabel=f"posterior mass ({draw.ERRORS})")
     if t:
