@@ -91,8 +91,8 @@ def known(value: Any, coords: Mapping[str, Sequence] | None = None) -> Quantity:
 def row(found: Sequence[Quantity], axis: str, values: Sequence) -> Quantity:
     """Numbers of equal kind at every value of one more axis, as one quantity."""
     wide = [np.full((*np.shape(q.value), 2), np.nan) if q.interval is None else q.interval for q in found]
-    parts = (np.stack([np.asarray(getattr(q, name), float) for q in found]) for name in ("value", "stderr"))
-    return Quantity(*parts, {axis: list(values)} | dict(found[0].coords), np.stack(wide))
+    value, stderr = (np.stack([np.asarray(getattr(q, name), float) for q in found]) for name in ("value", "stderr"))
+    return Quantity(value, stderr, {axis: list(values)} | dict(found[0].coords), np.stack(wide))
 
 
 def seeds_last(found: np.ndarray, others: tuple[str, ...]) -> np.ndarray:

@@ -78,7 +78,7 @@ def compared(model: Model, n: int, data_sets: int, schedule: Schedule, rungs: in
         value, stderr = (scale * np.take(x, beta, axis=axis).ravel() for x in (quantity.value, quantity.stderr))
         return value, stderr
 
-    result = dict(zip(("free_energy", "free_energy_stderr"), pick(ladders, 1), strict=True))
+    result: dict[str, np.ndarray] = dict(zip(("free_energy", "free_energy_stderr"), pick(ladders, 1), strict=True))
     result |= dict(zip(("wbic", "wbic_stderr"), pick(level, 0, n), strict=True))
     waic = [_waic(data.isel(n=0, beta=1, data_seed=i), n) for i in range(data_sets)]
     result["waic"], result["waic_stderr"] = n * np.array([w[0] for w in waic]), n * np.array([w[1] for w in waic])

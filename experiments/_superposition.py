@@ -312,7 +312,7 @@ def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Pr
         known = [other for _, other in forms(c, k).values()]
         if None in known:  # a minimum whose constant is not known
             return np.full(np.shape(t), np.nan)
-        return -special.logsumexp([-other.at(t) for other in known if other is not None], axis=0)
+        return -1.0 * np.asarray(special.logsumexp([-other.at(t) for other in known if other is not None], axis=0))
 
     found = []
     for name, of, note in (("leading", leading, ""), ("laplace", summed, KINK if min(a, b) == 4 else "")):

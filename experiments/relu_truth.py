@@ -34,7 +34,9 @@ def leading(theta: float, sigma: float = 0.5) -> float:
         return np.exp(log_t) * height - DELTA_LAMBDA * log_t
 
     least = np.log(DELTA_LAMBDA / height)
-    return float(np.exp(optimize.brentq(gap, least, 40.0))) if least > 1 and gap(least) < 0 else float("nan")
+    if least <= 1 or gap(least) >= 0:
+        return float("nan")
+    return float(np.exp(optimize.brentq(gap, least, 40.0)))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def angles(data: Any) -> list[float]:
@@ -110,7 +112,7 @@ it overtakes the node-degenerate phase, with 90 per cent intervals; dashed: t K 
         at = mass[x].values.astype(float)
         mesh = ax.pcolormesh(thetas, at, mass, cmap="cividis", vmin=0, vmax=1, shading="nearest", rasterized=True)
         value = np.array([float(q.value) for q in own])
-        low, high = (np.clip([q.interval[i] for q in own], at.min(), at.max()) for i in (0, 1))
+        low, high = (np.clip([np.asarray(q.interval)[i] for q in own], at.min(), at.max()) for i in (0, 1))
         bars = np.nan_to_num([np.maximum(value - low, 0), np.maximum(high - value, 0)])
         ax.errorbar(thetas, value, bars, fmt="o", color="white", mec="black", ecolor="white", elinewidth=1.2)
         fine = np.linspace(min(thetas), max(thetas), 12)

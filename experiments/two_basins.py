@@ -28,7 +28,7 @@ WAYS = ("U->V", "V->U")
 
 @dataclass(frozen=True)
 class Transition:
-    """The crossing of F_U and F_V by `slt.transition`, with theory's predictions beside it. t: by default about the run's."""
+    """The crossing of F_U and F_V by `slt.transition`, theory's predictions beside. t: by default about the run's."""
 
     t: Sequence[float] = ()
     runs: int = 16
