@@ -151,7 +151,7 @@ SLIPS = {
     "data.head=3": "data.head = 3: unknown argument of my_file.throws: nearest is 'heads'",
     "~data": "data = None: MyModel has no true distribution to sample from: give data",
     "start=left": "start = 'left': no such basin; known are: none; or 'prior', or 'optimum'",
-    "experiment=my_figures": "experiment = 'my_figures': unknown; there are: ",
+    "experiment=my_figures": "experiment = 'my_figures': unknown; ",
 }
 
 

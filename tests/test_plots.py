@@ -130,7 +130,10 @@ def _run(parts: dict[str, xr.Dataset], quantities: dict[str, Quantity], config: 
     foreign = {"model": {"_target_": "elsewhere.make"}}
     tree = xr.DataTree.from_dict(parts)
     return SimpleNamespace(
-        data=tree, quantities=quantities, config=config or foreign | {"parts": dict.fromkeys(parts, foreign)}
+        data=tree,
+        quantities=quantities,
+        measures={},
+        config=config or foreign | {"parts": dict.fromkeys(parts, foreign)},
     )
 
 
@@ -352,7 +355,7 @@ def test_save_leaves_nothing_half_written(tmp_path: Any, monkeypatch: pytest.Mon
     (tmp_path / "a.pdf").write_text("old")
 
     def fail(path: Any, **_: Any) -> None:
-        path.write_text("half")
+        path.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", fail)

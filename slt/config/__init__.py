@@ -224,7 +224,8 @@ def experiment(config: RunConfig, allow_import: Sequence[str] | None = None) -> 
 
 
 def _experiment(name: str, allow_import: Sequence[str] | None) -> str:
-    built_in = [info.name for info in pkgutil.iter_modules(nodes.beside("experiments").__path__)]
+    found = (info.name for info in pkgutil.iter_modules(nodes.beside("experiments").__path__))
+    built_in = [each for each in found if not each.startswith("_")]
     if name in built_in:
         return f"slt.experiments.{name}"
     if allow_import is not None and not any(name == one or name.startswith(f"{one}.") for one in allow_import):
