@@ -116,8 +116,8 @@ data
 # %%
 quantities = slt.summarise(data)
 for name in ("mass[cross]", "mass[well]", "llc[cross]", "llc[well]", "free_energy"):
-    value, stderr, _ = quantities[name]
-    print(f"{name:12}", *(f"{v:6.3f}±{e:.3f}" for v, e in list(zip(value, stderr, strict=True))[::3]))
+    one = quantities[name]
+    print(f"{name:12}", *(f"{v:6.3f}±{e:.3f}" for v, e in list(zip(one.value, one.stderr, strict=True))[::3]))
 
 # %% [markdown]
 # ## 3. What the posterior looks like

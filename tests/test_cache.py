@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slt import cli
-from slt.cli import commands
+from slt.cli import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny" / "tiny.yaml"
@@ -58,15 +58,15 @@ def test_another_seed_length_and_step_compile_nothing_either(tmp_path: Path) -> 
 
 def test_the_cache_is_on_unless_told_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.delenv(commands.CACHE, raising=False)
+    monkeypatch.delenv(machine.CACHE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert commands.cache_folder() is not None
-    monkeypatch.setenv(commands.CACHE, "off")
-    assert commands.cache_folder() is None
+    assert machine.cache_folder() is not None
+    monkeypatch.setenv(machine.CACHE, "off")
+    assert machine.cache_folder() is None
 
 
 def test_a_run_without_the_cache_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv(commands.CACHE, "off")
+    monkeypatch.setenv(machine.CACHE, "off")
     assert cli.main(["run", str(TINY), "--out", str(tmp_path / "c")]) == 0

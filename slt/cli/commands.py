@@ -4,25 +4,19 @@ import argparse
 import errno
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import platformdirs
 from rich.console import Console
 
 from slt import config, drivers, results, runs
 from slt.cli import catalogue, distributed, merge, phases, report, sampling, sweep, tables
+from slt.cli.machine import cache_folder
 from slt.cli.progress import duration, expected_seconds
 from slt.cli.sampling import BAD_INPUT, DONE, INCOMPLETE, INTERRUPTED, composed, draw, output
 from slt.config.nodes import nearest
 from slt.typing import InputError
-
-CACHE = "SLT_CACHE"
-"""Environment variable: "off" runs without the cache of compiled programs, anything else is the folder it lies in."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ESTALE)
 """What a disk refuses with: the run ends with a sentence, and can be gone on with."""
@@ -31,7 +25,6 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 def call(args: argparse.Namespace) -> int:
     """Run the command of a parsed command line; the exit code."""
     messages = Console(stderr=True, highlight=False)
-    use_cache(cache_folder())
     try:
         sampling.check_words(args)
         if distributed.is_worker():
@@ -50,27 +43,6 @@ def call(args: argparse.Namespace) -> int:
         where = f" ({error.filename})" if error.filename else ""
         messages.print(f"slt {args.command}: {error.strerror}{where}: {cure}", markup=False, soft_wrap=True)
         return INCOMPLETE
-
-
-def cache_folder() -> Path | None:
-    """Where compiled programs are kept between runs, unless JAX's own variable says; None if SLT_CACHE says off."""
-    said = os.environ.get(CACHE, os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
-    if said.lower() in ("off", "0", "no", "false"):
-        return None
-    return Path(said) if said else Path(platformdirs.user_cache_dir("slt")) / "jax"
-
-
-def use_cache(folder: Path | None) -> None:
-    """Have JAX keep every compiled program in `folder`, however quickly it compiled."""
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # a home that cannot be written: compile anew, as `slt doctor` will say
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _list(args: argparse.Namespace, messages: Console) -> int:

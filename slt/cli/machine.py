@@ -3,17 +3,26 @@
 import argparse
 import contextlib
 import os
+from pathlib import Path
 
 import jax
+import platformdirs
 
 from slt.cli import distributed
+
+CACHE = "SLT_CACHE"
+"""Environment variable: "off" runs without the cache of compiled programs, anything else is the folder it lies in."""
 
 WORDS = ("devices", "distributed")
 """Words of the command line that are no part of a run's config, so of nothing that it finds."""
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Move WORDS from the overrides to args; on a CPU make so many devices of it; in a worker join the others."""
+    """Move WORDS from the overrides to args; on a CPU make so many devices of it; in a worker join the others.
+
+    The cache of compiled programs is set here too: BlackJAX compiles something when it is imported.
+    """
+    use_cache(cache_folder())
     given = [text.partition("=") for text in getattr(args, "overrides", ())]
     found = {key: value for key, equals, value in given if key in WORDS and equals}
     for key in WORDS:
@@ -27,3 +36,24 @@ def prepare(args: argparse.Namespace) -> None:
             jax.config.update("jax_num_cpu_devices", number)
     if distributed.is_worker():
         distributed.join()
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept between runs, unless JAX's own variable says; None if SLT_CACHE says off."""
+    said = os.environ.get(CACHE, os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
+    if said.lower() in ("off", "0", "no", "false"):
+        return None
+    return Path(said) if said else Path(platformdirs.user_cache_dir("slt")) / "jax"
+
+
+def use_cache(folder: Path | None) -> None:
+    """Have JAX keep every compiled program in `folder`, however quickly it compiled."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written: compile anew, as `slt doctor` will say
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
