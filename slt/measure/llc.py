@@ -35,7 +35,7 @@ from slt.measure.calibration import (
 )
 from slt.measure.chains import Chains
 from slt.measure.curvature import Curvature, curvature
-from slt.measure.losses import as_model
+from slt.measure.losses import arrays, as_model, samples
 from slt.model import Model
 from slt.posterior import Restriction
 from slt.priors import Flat, Prior
@@ -146,13 +146,18 @@ def llc(
     1.02 and the distance stands still; their first fifth is left out. Raises InputError before any compute.
     """
     began = time.perf_counter()
+    for name, value, least in (("gamma", gamma, 0), ("error", error, None), ("seconds", seconds, None)):
+        if not isinstance(value, int | float | np.number | jax.Array) or not (value > 0 or value == least):
+            raise InputError(name, value, "must be a number, at least 0" if least == 0 else "must be a positive number")
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), arrays("params", params))
     made, data, n = _model(model, params, data, prior)
     cells = _cells(made, n, beta, t, gamma)
     if isinstance(_prior(made), Flat) and gamma <= 0:
         raise InputError("gamma", gamma, "a flat prior with no localiser is no density: give gamma > 0 or a prior")
-    if not error > 0 or not seconds > 0:
-        raise InputError("error, seconds", (error, seconds), "must be positive")
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), params)
+    if batch_size is not None and made.is_potential:
+        raise InputError("batch_size", batch_size, "minibatches need the loss of every sample: leave it out")
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size <= n):
+        raise InputError("batch_size", batch_size, f"must be a whole number, at most n = {n}; None for full batches")
     restriction = None if free is None else Restriction(free)
     size = sum(leaf.size for leaf in jax.tree.leaves(params if restriction is None else restriction.free(params)))
     chains = _chains(size, 1 if made.is_potential else n) if chains is None else chains
@@ -172,7 +177,13 @@ def llc(
         restriction=restriction,
         data=data,
     )
-    found = curvature(jax.tree.map(lambda leaf: leaf[0], job.posteriors(job.plan.buckets[0])), times(cells))
+    at = jax.tree.map(lambda leaf: leaf[0], job.posteriors(job.plan.buckets[0]))
+    bad = np.flatnonzero(~np.isfinite(np.asarray(at.reference)[: 1 if made.is_potential else n]))
+    if bad.size:
+        raise InputError(
+            "params", f"samples {bad[:10].tolist()}", "their loss is not finite at w*: look at data and w*"
+        )
+    found = curvature(at, times(cells))
     if isinstance(sampler, HMC):
         drawn = adjusted(Chains(job), sampler, cells, error, seconds)
     else:
@@ -181,19 +192,24 @@ def llc(
 
 
 def _model(model: Any, params: Params, data: Batch | None, prior: Prior | None) -> tuple[Model, Batch | None, int]:
+    if prior is not None and not isinstance(prior, Prior):
+        raise InputError("prior", prior, "give an slt.Normal, slt.Uniform or another slt.priors.Prior")
     if not isinstance(model, Model):
         if not callable(model):
             raise InputError("model", model, "give an slt.Model or a loss function of (params, data)")
         return as_model(model, params, data, Flat() if prior is None else prior)
     if prior is not None:
         raise InputError("prior", prior, "a model has its own prior: change it there")
+    shapes, want = (jax.tree.map(jnp.shape, each) for each in (params, jax.eval_shape(model.init, jax.random.key(0))))
+    if shapes != want:
+        raise InputError("params", shapes, f"w* needs the shapes of the model's parameters, {want}")
     if model.is_potential:
         if data is not None:
             raise InputError("data", "given", "a potential has no data: leave it out and give t")
         return model, None, 1
     if data is None:
         raise InputError("data", None, "give the data the coefficient is of; model.sample(key, n) draws some")
-    return model, data, int(jax.tree.leaves(data)[0].shape[0])
+    return model, *samples(data)
 
 
 def _prior(model: Model) -> Prior | None:
@@ -204,12 +220,18 @@ def _cells(model: Model, n: int, beta: Any, t: Any, gamma: float) -> list[Cell]:
     if t is None and model.is_potential and n == 1:
         raise InputError("t", None, "a potential needs t, the factor on K(w)")
     if t is None:
+        beta = np.asarray(beta).tolist() if isinstance(beta, np.ndarray | jax.Array) else beta
         labels = list(beta) if isinstance(beta, Sequence) and not isinstance(beta, str) else [beta]
         values = [beta_value(label, n) for label in labels]
         if model.is_potential:
             return grid(model, t=[n * value for value in values], gamma=gamma)
         return grid(model, n=n, beta=[beta_text(label) for label in labels], gamma=gamma)
-    times = np.atleast_1d(np.asarray(t, float)).tolist()
+    if beta != "1/log n":
+        raise InputError("beta", beta, "give beta or t = n beta, not both")
+    try:
+        times = np.atleast_1d(np.asarray(t, float)).tolist()
+    except (TypeError, ValueError):
+        raise InputError("t", t, "give a number, or several") from None
     return grid(model, t=times, gamma=gamma) if model.is_potential else _at(grid(model, n=n, gamma=gamma)[0], times)
 
 

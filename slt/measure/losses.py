@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from slt.model import Model
@@ -51,6 +52,28 @@ class Loss(Model):
         return -jnp.broadcast_to(one, (jax.tree.leaves(batch)[0].shape[0],))
 
 
+def arrays(field: str, tree: Any) -> Any:
+    """The leaves of a pytree as arrays; InputError for one that holds no real numbers, or if there is none."""
+    if not jax.tree.leaves(tree):
+        raise InputError(field, tree, "holds no numbers: give an array, or a pytree of arrays")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        kind = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+        if not any(jnp.issubdtype(kind, real) for real in (np.bool_, np.integer, np.floating)):
+            name = field + jax.tree_util.keystr(path)
+            raise InputError(name, leaf, f"is {kind}: give real numbers (of complex ones, the two parts)")
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def samples(data: Any) -> tuple[Batch, int]:
+    """(data as arrays, n)."""
+    data = arrays("data", data)
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1 or not min(size or 0 for size in sizes):
+        found = sorted(map(str, sizes))
+        raise InputError("data", found, "all leaves need one leading axis of the same length, n >= 1: arrays, no lists")
+    return data, int(sizes.pop() or 0)
+
+
 def as_model(fn: Callable[..., Any], params: Params, data: Batch | None, prior: Prior) -> tuple[Loss, Batch, int]:
     """(model, data as the model takes them, n) of a loss function; InputError for what it cannot be.
 
@@ -58,16 +81,13 @@ def as_model(fn: Callable[..., Any], params: Params, data: Batch | None, prior: 
     scalar (full data only); without data fn(params) is a potential K(w), and n is 1.
     """
     leaves, treedef = jax.tree.flatten(params)
-    like = (treedef, tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves))
+    like = (treedef, tuple((tuple(leaf.shape), str(jnp.result_type(float))) for leaf in leaves))
     if data is None:
         found = _shape(fn, params)
         if found != ():
             raise InputError("loss", found, "a function of the parameters alone must return a scalar K(w)")
         return Loss(fn, prior, like, whole=True, batched=False), jnp.zeros((1, 0)), 1
-    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(data)}
-    if len(sizes) != 1 or None in sizes:
-        raise InputError("data", sorted(map(str, sizes)), "all leaves need one leading axis of the same length, n")
-    n = int(sizes.pop() or 0)
+    data, n = samples(data)
     found = _shape(fn, params, data)
     if found == (n,):
         return Loss(fn, prior, like), data, n
@@ -77,4 +97,13 @@ def as_model(fn: Callable[..., Any], params: Params, data: Batch | None, prior: 
 
 
 def _shape(fn: Callable[..., Any], *arguments: Any) -> tuple[int, ...] | None:
-    return getattr(jax.eval_shape(fn, *arguments), "shape", None)
+    try:
+        found = jax.eval_shape(fn, *arguments)
+    except Exception as error:
+        shapes = ", ".join(str(jax.tree.map(jnp.shape, each)) for each in arguments)
+        told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        cure = f"fails where it is called with arrays of shapes {shapes}: it must be a pure JAX function of them"
+        raise InputError("loss", told, cure) from error
+    if not jnp.issubdtype(getattr(found, "dtype", np.float32), np.floating):
+        raise InputError("loss", found.dtype, "must return floats, which have a gradient")
+    return getattr(found, "shape", None)

@@ -83,6 +83,15 @@ def _regression(n: int, seed: int, batch_size: int | None):
     return slt.llc(linear, params, (jnp.asarray(x), jnp.asarray(y)), batch_size=batch_size, error=0.01), exact
 
 
+def test_numbers_of_any_type() -> None:
+    """Python's, NumPy's and half precision's, in one pytree; sampled in single precision."""
+    y = np.random.default_rng(0).normal(3, 1, size=20)
+    params = {"a": float(y.mean()) - 1, "b": jnp.asarray(0.5, jnp.bfloat16), "c": np.float64(0.5)}
+    found = slt.llc(lambda w, y: 0.5 * jnp.square(w["a"] + w["b"] + w["c"] - y), params, y, error=0.01, seconds=3.0)
+    t = 20 / np.log(20)
+    close(found, 1.5 * t / (3 * t + 1), 0.02)
+
+
 def test_a_network_of_any_pytree_on_data() -> None:
     found, exact = _regression(500, 0, None)
     close(found, exact, 0.02)
@@ -177,7 +186,19 @@ def test_the_asymptote_or_a_reason() -> None:
         ({"model": lambda w: w, "params": jnp.zeros(2), "t": 1.0}, "must return a scalar"),
         ({"model": lambda w, d: d[:2, 0], "params": jnp.zeros(2), "data": jnp.zeros((5, 1))}, "loss of every sample"),
         ({"model": quartic, "params": jnp.zeros(1), "t": -1.0}, "grid.t"),
-        ({"model": quartic, "params": jnp.zeros(1), "t": 1.0, "error": 0.0}, "must be positive"),
+        ({"model": quartic, "params": jnp.zeros(1), "t": 1.0, "error": 0.0}, "error = 0.0: must be"),
+        ({"model": quartic, "params": {}, "t": 1.0}, "params = {}: holds no numbers"),
+        ({"model": quartic, "params": ["a"], "t": 1.0}, r"params\[0\] = 'a'"),
+        ({"model": quartic, "params": jnp.zeros(1), "t": "x"}, "t = 'x'"),
+        ({"model": quartic, "params": jnp.zeros(1), "t": 1.0, "beta": 0.1}, "beta = 0.1: give beta or t"),
+        ({"model": quartic, "params": jnp.zeros(1), "t": 1.0, "gamma": [1.0]}, "gamma = "),
+        ({"model": quartic, "params": jnp.zeros(1), "t": 1.0, "prior": 3}, "prior = 3"),
+        ({"model": quartic, "params": jnp.zeros(1), "t": 1.0, "batch_size": 4}, "batch_size = 4: minibatches need"),
+        ({"model": lambda w, d: w[3] * d, "params": {"a": 0.0}, "data": jnp.zeros(5)}, "loss = 'KeyError: 3': fails"),
+        ({"model": lambda w, d: w * d, "params": 0.0, "data": jnp.zeros(5), "batch_size": 6}, "at most n = 5"),
+        ({"model": lambda w, d: w * d, "params": 0.0, "data": [1.0, 2.0]}, "one leading axis"),
+        ({"model": lambda w, d: w * d, "params": 0.0, "data": jnp.array([1.0, jnp.nan])}, r"samples \[1\]"),
+        ({"model": slt.potential(quartic, 1, slt.Normal()), "params": jnp.zeros(2), "t": 1.0}, "needs the shapes"),
     ],
 )
 def test_bad_input(given, said) -> None:
