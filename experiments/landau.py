@@ -23,6 +23,7 @@ from slt.transitions.crossing import Crossing
 from slt.transitions.lines import Line
 from slt.typing import InputError, Quantity
 
+from . import _hysteresis
 from . import _shared as shared
 from ._landau import ORIGIN, OUTER, Exact, Sampled, coexistence, exact_h, exact_t
 
@@ -83,7 +84,8 @@ def _crossings(run: Any) -> tuple[list[Crossing | None], list[Crossing | None]]:
 
 def summarise(run: Any) -> dict[str, Quantity]:
     """critical_t[origin->outer] over h, critical_h[outer->origin] over t, slopes dt/dh there by Clausius-Clapeyron and
-    by finite differences of the crossings, change points of the curves of the whole (change_t), and exact values.
+    by finite differences of the crossings, change points of the curves of the whole (change_t), exact values; the loop
+    between sweeps of t up and down (hysteresis).
     """
     data = _main(run)
     if data is None:
@@ -98,7 +100,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
         "exact_h[outer->origin]": shared.known([exact_h(exact, each) for each in t], {"t": t.tolist()}),
         "change_t": _changes(data, h, t),
     }
-    return found | _slopes(data, exact, h, along_t)
+    return found | _slopes(data, exact, h, along_t) | _hysteresis.quantities(run)
 
 
 def _slopes(data: xr.Dataset, exact: Exact, h: np.ndarray, along_t: list[Crossing | None]) -> dict[str, Quantity]:
@@ -170,7 +172,7 @@ def figures(run: Any) -> dict[str, Figure]:
     """All figures of a run, by file name."""
     found = {
         "diagram": diagram(run), "slope": slope(run), "tricritical": tricritical(run), "profiles": profiles(run),
-        "ladder": plots.ladder_figure(plots.sweeps(run)["main"]),
+        "ladder": plots.ladder_figure(plots.sweeps(run)["main"]), "hysteresis": _hysteresis.figure(run),
     }  # fmt: skip
     return {name: figure for name, figure in found.items() if figure is not None}
 

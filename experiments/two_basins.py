@@ -22,6 +22,8 @@ from slt.plots import draw
 from slt.theory import exact
 from slt.typing import Quantity
 
+from . import _hysteresis
+
 STYLES = draw.palette(["U", "V"]) | {"whole": draw.STYLES[-1]}
 WAYS = ("U->V", "V->U")
 
@@ -118,7 +120,7 @@ class Barriers:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[U->V] with its interval and what theory predicts; barriers and escape times at their t."""
+    """critical_t[U->V] with its interval and what theory predicts; barriers and escape times at their t; hysteresis."""
     found: dict[str, Quantity] = {}
     if "transition" in run.measures:
         one = run.measures["transition"]
@@ -136,7 +138,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
                 value, stderr = (one[key].sel(way=way).values for key in (name, f"{name}_stderr"))
                 value = np.where(np.isfinite(value), value, np.nan)
                 found[f"{name}[{way}]"] = Quantity(value, stderr, {"barrier_t": one["t"].values.tolist()})
-    return found
+    return found | _hysteresis.quantities(run)
 
 
 def figures(run: Any) -> dict[str, Figure]:
@@ -144,6 +146,7 @@ def figures(run: Any) -> dict[str, Figure]:
     found = {"cartoon": cartoon(run), "mass": mass(run), "free_energy": free_energy(run), "landscape": landscape(run)}
     data = plots.sweeps(run)["main"]
     found |= {"traces": plots.trace_figure(data), "ladder": plots.ladder_figure(data)}
+    found["hysteresis"] = _hysteresis.figure(run, exact.two_basins_critical_t())
     return {name: figure for name, figure in found.items() if figure is not None}
 
 

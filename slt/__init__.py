@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slt.measure.equations_of_state import equations_of_state
     from slt.measure.evidence import Budget
     from slt.measure.free_energy import free_energy, phase_free_energies
+    from slt.measure.hysteresis import hysteresis
     from slt.measure.llc import llc
     from slt.measure.transition import transition
     from slt.model import Model, Truth, potential
@@ -63,6 +64,7 @@ __all__ = [
     "from_nnx",
     "from_numpyro",
     "grid",
+    "hysteresis",
     "llc",
     "load",
     "log_mean_exp",
@@ -110,6 +112,7 @@ _HOME = {
     "from_nnx": "adapters",
     "from_numpyro": "adapters",
     "grid": "cells",
+    "hysteresis": "measure.hysteresis",
     "llc": "measure.llc",
     "load": "results",
     "log_mean_exp": "observables",

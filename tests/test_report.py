@@ -202,7 +202,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     run.data["main"].attrs["complete"] = False
     run.health["main"].update(draws=10, done=0.25)
     found = Page(report.html(run, {}))
-    told = "main: 10 of 40 draws; measures to come: transition, barriers. slt resume run makes the rest."
+    told = "main: 10 of 40 draws; measures to come: transition, barriers, hysteresis. slt resume run makes the rest."
     assert f"This run is not finished. {told} It has no summary" in found.text
     assert not found.programs, "no views, no library"
 

@@ -69,7 +69,8 @@ def classify(
 
     heights: barriers by at least two order parameters or classifiers. interior: shares of the two phases' draws whose
     descent ends in their own phase: where one is low, that phase has no minimum of its own. masses: shares of all
-    phases. hysteresis: width of the loop between sweeps up and down, extrapolated to slow sweeps (`slow_loop`).
+    phases. hysteresis: width of the loop between sweeps up and down, extrapolated to slow sweeps (`slow_loop`), infinite
+    where it stayed open (`slt.hysteresis`); NaN says nothing.
     """
     said: list[str] = []
     votes = [_vote(each) for each in heights]
@@ -92,13 +93,12 @@ def classify(
             kind = "unresolved"
         elif not any(vote > 0 for vote in votes):
             kind = "crossover"
-    if hysteresis is not None:
+    if hysteresis is not None and not np.isnan(hysteresis.value):
         width, error = float(hysteresis.value), float(hysteresis.stderr)
         persists = width - 2 * error > 0
         verb = "stays open" if persists else "closes"
-        said.append(
-            f"the loop between sweeps up and down {verb} in the limit of slow sweeps ({width:.3g} +- {error:.1g})"
-        )
+        size = f"{width:.3g} +- {error:.1g}" if np.isfinite(width) else "of the slowest few came over"
+        said.append(f"the loop between sweeps up and down {verb} in the limit of slow sweeps ({size})")
         if persists and kind == "crossover":
             kind = "unresolved"
             said.append("which no crossover does: something slow is hidden from the order parameter")

@@ -1,0 +1,68 @@
+"""Sweeps of t up and down: one hill has no loop, that of two basins stays open, a low barrier lags less the slower."""
+
+import numpy as np
+import pytest
+
+import slt
+from slt.measure import hysteresis as measured
+from slt.models import landau, two_basins
+from slt.phases import by_threshold
+from slt.typing import InputError
+
+
+def above(w):
+    return w[0]
+
+
+def test_one_hill_that_moves_has_no_loop():
+    """K = (w - 3)^2 under N(0, 1): half of the mass is beyond 3/2 at t = 1/2 exactly, up and down."""
+    model = slt.potential(lambda w: (w[0] - 3) ** 2, 1, slt.Normal())
+    halves = by_threshold(("left", "right"), above, 1.5, "w > 3/2")
+    found = slt.hysteresis(model, halves, t=(0.05, 5.0), moves=(2, 4, 8), chains=256)
+    assert found.share.shape == (3, 2, measured.LEVELS)
+    for one in (found.up, found.down):
+        value, stderr = np.asarray(one.value)[-1], np.asarray(one.stderr)[-1]
+        assert abs(value - 0.5) < 4 * stderr < 0.4
+    assert abs(float(found.slow.value)) < 4 * float(found.slow.stderr) < 1.2
+    assert "closes" in str(found)
+
+
+@pytest.mark.statistics
+def test_two_basins_stay_open():
+    found = slt.hysteresis(two_basins.make(), t=(50.0, 2000.0), moves=(1, 2, 4), chains=32)
+    assert np.isinf(found.slow.value)
+    assert np.isnan(found.width.value).all()
+    assert (found.share[:, 0] < 0.2).all()
+    assert (found.share[:, 1] > 0.9).all()
+    assert "stays open" in str(found)
+
+
+def test_crossings_are_read_at_one_half():
+    grid = np.geomspace(1.0, 100.0, 5)
+    share = np.array([[0.0, 0.2, 0.4, 0.6, 1.0], [0.6, 0.4, 0.6, 0.4, 0.8], [0.0, 0.0, 0.0, 0.0, 0.4], [1.0] * 5])
+    at = np.exp(measured._crossed(grid, share))
+    np.testing.assert_allclose(at[0], np.sqrt(10.0 * 31.622777))
+    assert 31.6 < at[1] < 100  # for good, not the first time
+    assert np.isnan(at[2:]).all()
+
+
+def test_bad_input():
+    model = two_basins.make()
+    with pytest.raises(InputError, match="two values"):
+        slt.hysteresis(model, t=[10.0])
+    with pytest.raises(InputError, match="at least three"):
+        slt.hysteresis(model, t=[10.0, 100.0], moves=[4, 4, 8])
+    with pytest.raises(InputError, match="at least 8"):
+        slt.hysteresis(model, t=[10.0, 100.0], chains=4)
+
+
+@pytest.mark.statistics
+def test_a_low_barrier_lags_less_the_slower_the_sweep():
+    """Landau's sixth order at h = 0.9: either way lags behind t_c = 31.24 (quadrature), the faster the more."""
+    found = slt.hysteresis(landau.make(h=0.9), t=(4.0, 300.0), moves=(8, 16, 32, 64, 128))
+    width = np.asarray(found.width.value)
+    known = width[np.isfinite(width)]
+    assert known.size >= 3
+    assert known[-1] < known[0]
+    assert np.asarray(found.down.value)[-1] < 31.24 < np.asarray(found.up.value)[-1]
+    assert float(found.slow.value) - 2 * float(found.slow.stderr) < known[-1]
