@@ -11,6 +11,7 @@ FREE_ENERGY = "population.free_energy"
 TWO_BASINS = 60.0  # seconds that two_basins/demo may sample on 2 cores, compilation included
 
 
+@pytest.mark.statistics
 def test_two_basins_demo_finds_the_exact_masses(tmp_path):
     """Mass of the sharp basin within 0.03 of quadrature at every t of the grid, standard errors at most 0.01."""
     run = runs.begin(config.compose("two_basins/demo"), tmp_path / "run")

@@ -86,6 +86,7 @@ def planar() -> Profile:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_barrier_in_the_plane_is_that_of_quadrature(planar: Profile) -> None:
     def density(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         energy = (x**2 - 1) ** 2 + 2 * (y - x**2 / 2) ** 2 - 0.15 * x

@@ -61,6 +61,7 @@ def copies() -> Catalogue:
         return slt.discover(model, jnp.asarray(around(corners, 20, 0.05), jnp.float32), t=[200.0], lam_draws=300)
 
 
+@pytest.mark.slow
 def test_symmetric_copies_are_one_phase(copies: Catalogue) -> None:
     assert copies.names == ("A", "B")
     assert copies.kind == ("minimum", "minimum")
@@ -88,6 +89,7 @@ def test_a_catalogue_makes_phases_and_basins(copies: Catalogue) -> None:
         copies.phases("function")
 
 
+@pytest.mark.slow
 def test_a_saddle_that_holds_the_posterior_is_found_by_its_mode() -> None:
     """At small t the prior keeps w at 0, the saddle; at large t draws lie along the curve of minima."""
     model = slt.potential(hyperbola, 3, slt.Normal())
@@ -151,6 +153,7 @@ def test_input_errors() -> None:
         slt.discover(Cubic(), {"w": draws[..., 0]})
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`slt phases` on a tiny run: the table, JSON, and an unknown part."""
     place = tmp_path / "run"

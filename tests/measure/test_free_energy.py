@@ -37,6 +37,7 @@ class Mixture:
         return potential(self, self.d, Uniform(-1.0, 1.0))
 
 
+@pytest.mark.slow
 def test_all_routes_on_data():
     """Linear regression, whose evidence is known to nine digits."""
     model, batch = linear_regression.make(), linear_regression.example()

@@ -52,6 +52,7 @@ def linear(w, data):
     return 0.5 * jnp.square(y - x @ w["slope"] - w["offset"])
 
 
+@pytest.mark.slow
 def test_a_potential_as_a_function() -> None:
     close(slt.llc(quartic, jnp.zeros(1), t=1000.0), on_a_line(lambda w: w**4, 1000.0, 0.0), 0.003)
 
@@ -100,12 +101,14 @@ def test_a_network_of_any_pytree_on_data() -> None:
     np.testing.assert_allclose(found.beta, 1 / np.log(500))
 
 
+@pytest.mark.slow
 def test_minibatches_with_a_control_variate() -> None:
     found, exact = _regression(500, 1, 64)
     close(found, exact, 0.06)
     assert found.settings["batch_size"] == 64
 
 
+@pytest.mark.slow
 def test_a_mean_loss_gives_what_its_samples_do() -> None:
     x = jnp.linspace(-1, 1, 64)[:, None]
     each = functools.partial(_square, mean=False)
@@ -120,6 +123,7 @@ def _square(w, x, mean):
     return loss.mean() if mean else loss
 
 
+@pytest.mark.slow
 def test_a_dead_unit() -> None:
     def loss(w, x):
         return 0.5 * jnp.square(w[0] * jax.nn.relu(w[1] * x[:, 0] + w[2]))
@@ -144,10 +148,29 @@ def test_at_a_saddle_it_says_so() -> None:
     assert not found.healthy
 
 
+@pytest.mark.slow
 def test_on_a_slope_it_says_so() -> None:
     found = slt.llc(lambda w: jnp.sum(w**2), jnp.array([0.5, 0.0]), t=100.0, seconds=2.0)
     assert "not a minimum" in found.flags
     assert "gradient norm 1" in found.verdict
+
+
+def test_a_minimum_with_a_kink_or_at_an_edge_is_one() -> None:
+    found = slt.llc(lambda w: jnp.abs(w), 0.0, t=100.0, error=0.02, seconds=2.0)  # JAX's gradient at 0 is 1
+    close(found, 1.0, 0.08)
+    assert found.healthy, found.verdict
+    found = slt.llc(lambda w: jnp.linalg.norm(w), jnp.zeros(2), t=100.0, error=0.02, seconds=2.0)  # and here NaN
+    close(found, 2.0, 0.16)
+    assert found.healthy, found.verdict
+    edge = slt.llc(lambda w: w[0], -jnp.ones(1), t=100.0, prior=slt.Uniform(-1, 1), error=0.02, seconds=2.0)
+    close(edge, 1.0, 0.08)
+    assert edge.healthy, edge.verdict
+
+
+def test_a_loss_too_large_for_single_precision() -> None:
+    found = slt.llc(lambda w: 1000.0 + jnp.sum(w**2), jnp.zeros(1), t=1e4, seconds=1.0)
+    assert "rounding" in found.flags
+    assert "subtract L_n(w*) = 1000 from the loss" in found.verdict
 
 
 def test_soft_directions_cut_by_gamma() -> None:
