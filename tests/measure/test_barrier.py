@@ -41,7 +41,12 @@ def read(found: Profile) -> dict[str, Estimate]:
 
 
 @pytest.mark.parametrize(
-    "t", [294.14, pytest.param(100.0, marks=pytest.mark.statistics), pytest.param(600.0, marks=pytest.mark.statistics)]
+    "t",
+    [
+        pytest.param(294.14, marks=pytest.mark.slow),
+        pytest.param(100.0, marks=pytest.mark.statistics),
+        pytest.param(600.0, marks=pytest.mark.statistics),
+    ],
 )
 def test_barrier_of_two_basins_is_that_of_quadrature(t: float, key: jax.Array) -> None:
     found = barrier(two_basins.make(), t=t, order=two_basins.position, key=key, escape_steps=2000, escape_chains=16)
@@ -86,7 +91,6 @@ def planar() -> Profile:
         )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_barrier_in_the_plane_is_that_of_quadrature(planar: Profile) -> None:
     def density(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         energy = (x**2 - 1) ** 2 + 2 * (y - x**2 / 2) ** 2 - 0.15 * x
