@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slt.adapters import from_linen, from_nnx, from_numpyro
     from slt.analysis import summarise
+    from slt.analysis.changes import change_points
     from slt.cells import Cell, grid
     from slt.drivers import sweep
     from slt.dynamics import Trajectories, train
@@ -55,6 +56,7 @@ __all__ = [
     "Uniform",
     "__version__",
     "barrier",
+    "change_points",
     "compare",
     "criteria",
     "discover",
@@ -103,6 +105,7 @@ _HOME = {
     "Truth": "model",
     "Uniform": "priors",
     "barrier": "measure.barrier",
+    "change_points": "analysis.changes",
     "compare": "results",
     "criteria": "measure.criteria",
     "discover": "measure.discovery",

@@ -21,6 +21,7 @@ sqrt(p) turns by at most sqrt(C) an e-fold. Other curves, and all curves along a
 random curve of a given scale instead (slt.transitions.smooth).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ SLACK = 0.5
 class Detector(NamedTuple):
     """One curve's test: z, its largest statistic, in standard errors beyond what the null allows; `between` which x;
     false_alarm: the probability of as large a z anywhere on this curve without a transition; critical: the z at which
-    the run alarms.
+    the run alarms, as far as simulations of a quiet curve go.
     """
 
     z: float
@@ -69,8 +70,8 @@ class ChangePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found. false_alarm: the probability that a sweep without a transition alarms as loudly as this one,
-    in any detector; change_points is empty where it exceeds `level`.
+    """What a scan found. false_alarm: the probability that without a transition any detector (of any sweep, where
+    several were scanned) alarms as loudly as this one; change_points is empty where it exceeds `level`.
     """
 
     change_points: tuple[ChangePoint, ...]
@@ -90,6 +91,7 @@ def detect(
     slack: float = SLACK,
     scale: float | None = None,
     dof: float = 15.0,
+    sweeps: int = 1,
     simulations: int = 4000,
     seed: int = 0,
 ) -> Scan:
@@ -100,10 +102,11 @@ def detect(
     at each x, by which the loss is differentiated; x itself unless given. scale: of the smooth null, in e-folds of x
     (1) or units of the control (a quarter of its range). dof: how well the errors are known (chains less 1, about).
     Errors must hold everything that moves the curve: on data sets, pass means over several with the spread's error.
+    sweeps: how many are scanned for one statement, this one among them: probabilities are those of an alarm in any.
 
     Each detector's null law of its largest statistic over all positions is simulated with Student noise of the stated
-    errors; over detectors the probabilities are joined by Sidak's rule, which overstates them as all see the same
-    draws.
+    errors, at least `simulations` times where that is loud and fewer where it plainly is not; over detectors (and
+    sweeps) the probabilities are joined by Sidak's rule, which overstates them as all see the same draws.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 1 or len(x) < 5 or not np.isfinite(x).all() or np.any(np.diff(x) <= 0):
@@ -112,10 +115,9 @@ def detect(
         raise InputError("axis", axis, "choose t, n, beta or control")
     if axis != "control" and x[0] <= 0:
         raise InputError("x", float(x[0]), f"values of {axis} must be positive")
-    if not 0 < level < 1 or not dof > 2 or not slack >= 0 or simulations < 100:
-        raise InputError(
-            "level", (level, dof, slack, simulations), "needs 0 < level < 1, dof > 2, slack >= 0, 100 runs"
-        )
+    if not 0 < level < 1 or not dof > 2 or not slack >= 0 or simulations < 100 or sweeps < 1:
+        cure = "needs 0 < level < 1, dof > 2, slack >= 0, 100 simulations, sweeps >= 1"
+        raise InputError("level", (level, dof, slack, simulations, sweeps), cure)
     given = {name: _checked(x, name, pair) for name, pair in curves.items()}
     if not given:
         raise InputError("curves", {}, "give at least one curve")
@@ -125,7 +127,9 @@ def detect(
     made = {} if axis == "control" else falls.made(x, given, times, slack)
     shares = [] if axis == "control" else [name for name in given if kind(name) in SHARES]
     rng = np.random.default_rng(seed)
-    each = 1 - (1 - level) ** (1 / len(given))
+    tests = len(given) * sweeps
+    each = 1 - (1 - level) ** (1 / tests)
+    simulations = max(simulations, math.ceil(2 / each))
     found: dict[str, Detector] = {}
     places = x if axis == "control" else np.log(x)
     width = scale if scale is not None else float(np.ptp(places)) / 4 if axis == "control" else 1.0
@@ -135,13 +139,13 @@ def detect(
         elif name in shares:
             test = falls.turns(x, value, stderr, falls.bound(made, slack), dof, simulations, rng)
         else:
-            test = smooth.steps(places, value, stderr, width, dof, max(300, simulations // 8), rng)
+            test = smooth.steps(places, value, stderr, width, dof, max(300, simulations // 8, math.ceil(2 / each)), rng)
         z, null, at = test
         critical = float(np.quantile(null, 1 - each))
         tail = float((1 + np.sum(null >= z)) / (1 + len(null)))
         found[name] = Detector(float(z), (float(x[at[0]]), float(x[at[1]])), tail, critical)
     least = min(one.false_alarm for one in found.values())
-    false_alarm = 1 - (1 - least) ** len(found)
+    false_alarm = 1 - (1 - least) ** tests
     loud = tuple(name for name, one in found.items() if one.false_alarm <= each)
     if false_alarm > level:
         told = f"No change point at a run-wise {level:.3g}: false alarms as loud have probability {false_alarm:.2g}."

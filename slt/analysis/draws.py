@@ -1,5 +1,6 @@
-"""From a run's datasets to named quantities with errors: what every run reports whatever its experiment."""
+"""The draws of one part of a run that count, and what is estimated from them at every point of its grid."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,40 +16,6 @@ ROUTES = {
     "free_energy_mbar": free_energy.mbar,
     "free_energy_difference": free_energy.difference,
 }
-
-
-def summarise(tree: xr.DataTree | xr.Dataset) -> dict[str, Quantity]:
-    """The quantities of all parts of a run; those of parts other than "main" carry the prefix "<part>.".
-
-    A single dataset (as `slt.sweep` gives) counts as the main part. See `summarise_part` for the names.
-    """
-    if isinstance(tree, xr.Dataset):
-        return summarise_part(tree)
-    found: dict[str, Quantity] = {}
-    for name, node in tree.children.items():
-        prefix = "" if name == "main" else f"{name}."
-        found |= {f"{prefix}{key}": quantity for key, quantity in summarise_part(node.to_dataset()).items()}
-    return found
-
-
-def summarise_part(data: xr.Dataset) -> dict[str, Quantity]:
-    """The quantities of one part.
-
-    loss = E[L_n], llc = n beta (E[L_n] - L_n(w*)) at the lowest minimum known, heat_capacity = (n beta)^2 Var(L_n),
-    rhat and ess of the loss, acceptance; with phases: mass[P] (ladders, whose chains move) or occupancy[P] (others:
-    where they are, not what the posterior weighs), loss[P], llc[P] about the phase's own minimum, rhat[P],
-    ess[P], dwell[P] in draws; with ladders that reach 0: free_energy (thermodynamic integration), free_energy_mbar and
-    their difference; with ladders and phases: critical_t[a->b] (critical_n, ...) where the leading phase changes.
-    """
-    view = Draws(data)
-    found = view.over_all()
-    if "phase" in data:
-        found |= view.by_phase()
-    if "rung_delta" in data:
-        found |= view.ladders()
-        if "phase" in data:
-            found |= view.critical()
-    return found
 
 
 class Draws:
@@ -105,53 +72,76 @@ class Draws:
         lowest = np.min(np.concatenate([table, blank], axis=-1), axis=-1)
         return np.where(np.isfinite(lowest), lowest, np.nan)
 
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The phases' names, none where no phases are told."""
+        return list(self.data["phase"].attrs["names"]) if "phase" in self.data else []
+
+    @functools.cached_property
+    def laddered(self) -> bool:
+        """Whether chains are ladders, whose walkers move."""
+        return "rung_delta" in self.data
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Phase labels [grid..., chain, draw]."""
+        return self.draws("phase").astype(int)
+
+    @functools.cached_property
+    def curves(self) -> dict[str, Estimate]:
+        """What `slt.change_points` follows, each [grid...]: loss, heat_capacity, llc, and mass[P] or occupancy[P]."""
+        mean = diagnostics.mean(self.delta, ok=self.ok)
+        found = {"loss": Estimate(mean.value + self.offset, mean.stderr, mean.ess)}
+        if self.delta.shape[-1] > 1:
+            found["heat_capacity"] = llc.heat_capacity(self.delta, self.nbeta, ok=self.ok)
+        lowest = self.baseline()
+        if np.isfinite(lowest).all():
+            value = self.nbeta * (mean.value - lowest)
+            found["llc"] = Estimate(value, self.nbeta * np.asarray(mean.stderr), mean.ess)
+        if self.names:
+            trips = self.round_trips() if self.laddered else None
+            share = occupancy.occupancy(self.labels, len(self.names), ok=self.ok, independent=trips)
+            kind = "mass" if self.laddered else "occupancy"
+            found |= {f"{kind}[{name}]": _member(share, k) for k, name in enumerate(self.names)}
+        return found
+
     def over_all(self) -> dict[str, Quantity]:
         """Quantities that need no phases."""
-        mean = diagnostics.mean(self.delta, ok=self.ok)
         found = {
-            "loss": self.quantity(mean.value + self.offset, mean.stderr),
+            "loss": self.quantity(*self.curves["loss"][:2]),
             "rhat": self.quantity(diagnostics.rhat(self.delta, ok=self.ok), np.nan * self.offset),
             "ess": self.quantity(diagnostics.ess(self.delta, ok=self.ok), np.nan * self.offset),
         }
-        if self.delta.shape[-1] > 1:
-            found["heat_capacity"] = self.quantity(*llc.heat_capacity(self.delta, self.nbeta, ok=self.ok)[:2])
+        found |= {
+            name: self.quantity(*self.curves[name][:2]) for name in ("heat_capacity", "llc") if name in self.curves
+        }
         if "acceptance" in self.data and self.data["acceptance"].notnull().any():
             rate = diagnostics.mean(self.draws("acceptance"), ok=self.ok)
             found["acceptance"] = self.quantity(rate.value, rate.stderr)
-        lowest = self.baseline()
-        if np.isfinite(lowest).all():
-            found["llc"] = self.quantity(*llc.llc(self.delta, self.nbeta, lowest, ok=self.ok)[:2])
         return found
 
     def by_phase(self) -> dict[str, Quantity]:
         """Quantities of each phase."""
-        names = list(self.data["phase"].attrs["names"])
-        labels, count = self.draws("phase").astype(int), len(names)
-        ladders = "rung_delta" in self.data
-        share = occupancy.occupancy(labels, count, ok=self.ok, independent=self.round_trips() if ladders else None)
+        labels, count = self.labels, len(self.names)
         inside = diagnostics.within_phases(self.delta, labels, count, ok=self.ok)
         dwell = occupancy.mean_dwell(occupancy.dwell(labels, ok=self.ok), count)
-        baselines = np.stack([self.baseline(name) for name in names], axis=-1)
+        baselines = np.stack([self.baseline(name) for name in self.names], axis=-1)
         known = np.isfinite(baselines)
         local = llc.llc_by_phase(self.delta, labels, count, self.nbeta, np.where(known, baselines, 0.0), ok=self.ok)
         level = llc.llc_by_phase(self.delta, labels, count, np.ones_like(self.nbeta), ok=self.ok)
         found = {}
-        for k, name in enumerate(names):
-
-            def pick(estimate: Estimate, k: int = k) -> Estimate:
-                return Estimate(np.asarray(estimate.value)[..., k], np.asarray(estimate.stderr)[..., k])
-
-            seen = pick(level)
-            found[f"{'mass' if ladders else 'occupancy'}[{name}]"] = self.quantity(*pick(share)[:2])
+        for k, name in enumerate(self.names):
+            share = f"{'mass' if self.laddered else 'occupancy'}[{name}]"
+            found[share] = self.quantity(*self.curves[share][:2])
+            seen, own = _member(level, k), _member(local, k)
             found[f"loss[{name}]"] = self.over_seeds(Estimate(seen.value + self.offset, seen.stderr))
-            own = pick(local)
             found[f"llc[{name}]"] = self.over_seeds(
                 Estimate(np.where(known[..., k], own.value, np.nan), np.where(known[..., k], own.stderr, np.nan))
             )
             found[f"rhat[{name}]"] = self.quantity(inside.rhat[..., k], np.nan * self.offset)
             found[f"ess[{name}]"] = self.quantity(inside.ess[..., k], np.nan * self.offset)
-            if not ladders:
-                found[f"dwell[{name}]"] = self.over_seeds(pick(dwell))
+            if not self.laddered:
+                found[f"dwell[{name}]"] = self.over_seeds(_member(dwell, k))
         return found
 
     def critical(self) -> dict[str, Quantity]:
@@ -160,7 +150,7 @@ class Draws:
         Averaged over data sets where there are several. NaN where there is no such crossing, or more than one: then
         crossings[a->b] counts them. Ladders that broke anywhere on the axis do not count.
         """
-        axis, names = str(self.data.attrs["coupled"]), list(self.data["phase"].attrs["names"])
+        axis, names = str(self.data.attrs["coupled"]), self.names
         x = self.data["beta_value" if axis == "beta" else axis]
         others = [name for name in self.grid if name not in (axis, SEED)]
         order = [*others, *([SEED] if SEED in self.grid else []), axis]
@@ -235,3 +225,9 @@ class Draws:
                 tables[name][0][index], tables[name][1][index] = estimate.value, estimate.stderr
         back = np.argsort(last)
         return found | {name: self.quantity(*(t.transpose(back) for t in pair)) for name, pair in tables.items()}
+
+
+def _member(estimate: Estimate, k: int) -> Estimate:
+    """The k-th phase of an estimate [..., phase]."""
+    ess = None if estimate.ess is None else np.asarray(estimate.ess)[..., k]
+    return Estimate(np.asarray(estimate.value)[..., k], np.asarray(estimate.stderr)[..., k], ess)
