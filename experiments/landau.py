@@ -18,7 +18,7 @@ from slt.observables import Observable, trace
 from slt.phases import Threshold
 from slt.plots import draw
 from slt.priors import Normal
-from slt.transitions import changepoints, lines
+from slt.transitions import lines
 from slt.transitions.crossing import Crossing
 from slt.transitions.lines import Line
 from slt.typing import InputError, Quantity
@@ -84,8 +84,7 @@ def _crossings(run: Any) -> tuple[list[Crossing | None], list[Crossing | None]]:
 
 def summarise(run: Any) -> dict[str, Quantity]:
     """critical_t[origin->outer] over h, critical_h[outer->origin] over t, slopes dt/dh there by Clausius-Clapeyron and
-    by finite differences of the crossings, change points of the curves of the whole (change_t), exact values; the loop
-    between sweeps of t up and down (hysteresis).
+    by finite differences of the crossings, exact values; the loop between sweeps of t up and down (hysteresis).
     """
     data = _main(run)
     if data is None:
@@ -98,7 +97,6 @@ def summarise(run: Any) -> dict[str, Quantity]:
         "critical_h[outer->origin]": shared.row([shared.quantity(one) for one in along_h], "t", t.tolist()),
         "exact_t[origin->outer]": shared.known([exact_t(exact, each, t) for each in h], {"h": h.tolist()}),
         "exact_h[outer->origin]": shared.known([exact_h(exact, each) for each in t], {"t": t.tolist()}),
-        "change_t": _changes(data, h, t),
     }
     return found | _slopes(data, exact, h, along_t) | _hysteresis.quantities(run)
 
@@ -125,31 +123,6 @@ def _slopes(data: xr.Dataset, exact: Exact, h: np.ndarray, along_t: list[Crossin
     coords = {"h": h.tolist()}
     found = {f"slope[{name}]": Quantity(*pair, coords) for name, pair in tables.items()}
     return found | {"slope[exact]": shared.known(truth, coords)}
-
-
-def _changes(data: xr.Dataset, h: np.ndarray, t: np.ndarray) -> Quantity:
-    """Where the curves of the whole change along t, with no phases told: one change point at most an h."""
-    whole = Draws(data).over_all()
-    tables = {name: draw.table(whole[name]).squeeze(drop=True) for name in ("loss", "heat_capacity") if name in whole}
-    found = []
-    for each in h:
-        blank = Quantity(np.array(np.nan), np.array(np.nan), {}, np.full(2, np.nan))
-        one = {name: table.sel(h=each) if "h" in table.dims else table for name, table in tables.items()}
-        curves = {name: (table["value"].values, table["stderr"].values) for name, table in one.items()}
-        value, stderr = curves.pop("loss")
-        curves["llc"] = t * value, t * stderr  # the minimum of K is 0
-        try:
-            scan = changepoints.detect(t, curves, simulations=1000)
-        except InputError:  # too few points with an error, as under --smoke
-            found.append(blank)
-            continue
-        points = scan.change_points
-        found.append(
-            Quantity(np.array(points[0].x), np.array(points[0].x * points[0].stderr), {}, np.array(points[0].interval))
-            if len(points) == 1
-            else blank
-        )
-    return shared.row(found, "h", h.tolist())
 
 
 def line(run: Any, expectations: Any) -> Line | None:
