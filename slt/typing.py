@@ -1,6 +1,8 @@
 """Names shared by every layer: array types, the outcome of a chain, an estimate with its error, bad input."""
 
+import difflib
 import enum
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,14 @@ class InputError(ValueError):
             shown = shown[:200] + "..."
         super().__init__(f"{field} = {shown}: {cure}")
         self.field, self.value, self.cure = field, value, cure
+
+
+def nearest(name: object, known: Iterable[object], many: str = "there are") -> str:
+    """'nearest is X; there are: A, B, ...', the end of a message about an unknown name."""
+    names = [str(one) for one in known]
+    close = difflib.get_close_matches(str(name), names, 1, 0.5)
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return (f"nearest is {close[0]!r}; " if close else "") + (f"{many}: {shown}" if names else "there are none")
 
 
 class Status(enum.IntEnum):

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from slt.cells import Cell
 from slt.measure import regions, target
+from slt.measure.axis import Axis, along
 from slt.measure.regions import PhaseReport, Replicates
 from slt.measure.target import Target
 from slt.model import Model
@@ -26,24 +28,23 @@ from slt.transitions.predictions import Form, Prediction
 from slt.typing import InputError
 
 POINTS = 5  # about a crossing
-NEAR = 0.05  # their least reach, in log t
+NEAR = 0.05  # their least reach, on the scale of the axis
 PLACES = 8  # where a phase may lie, by which its draws are measured
 
 
 def asked_of(
     model: Model, phases: Any, between: Any, t: Any, n: Any, data: Any, seeds: Any
 ) -> tuple[Target, Phases, tuple[int, int]]:
+    """`partition`, of a model for which at least four values of t or n are given too."""
+    along(model, t=t, n=n)
+    return partition(model, phases, between, data, seeds)
+
+
+def partition(model: Model, phases: Any, between: Any, data: Any, seeds: Any) -> tuple[Target, Phases, tuple[int, int]]:
     """The target, the partition and the two phases meant by arguments of `slt.transition`; InputError for bad ones."""
-    potential = isinstance(model, Model) and model.is_potential
-    if (t is None) == (n is None) or (isinstance(model, Model) and potential != (n is None)):
-        raise InputError("t, n", (t, n), "give t for a potential, n for a model with data")
-    grid = np.unique(np.atleast_1d(np.asarray(t if n is None else n, np.float64)))
-    if grid.size < 4 or not np.isfinite(grid).all() or grid[0] <= 0:
-        raise InputError("t" if n is None else "n", t if n is None else n, "give at least four values > 0")
-    if potential:
-        of = target.make(model, seeds=seeds)
-    else:
-        of = target.make(model, model.sample(jax.random.key(0), 1) if data is None else data, seeds=seeds)
+    if isinstance(model, Model) and not model.is_potential and data is None:
+        data = model.sample(jax.random.key(0), 1)
+    of = target.make(model, data, seeds=seeds)
     parts = regions.known(of, phases)
     if between is None:
         if len(parts.names) != 2:
@@ -84,42 +85,52 @@ def anchor(mass: np.ndarray, draws: int, start: Sequence[str], pair: tuple[int, 
     return float(np.sqrt((1 - mass[own[0]]) / (mass[own[0]] * draws))) if own else 0.0
 
 
-def difference(x: np.ndarray, curves: Sequence[np.ndarray], anchor: float) -> Difference:
+def difference(x: np.ndarray, curves: Sequence[np.ndarray], anchor: float | np.ndarray) -> Difference:
     """F_a - F_b from pseudo-values [run, x], with the error that all runs share."""
     d = crossing.difference(x, curves[0], curves[1])
     return dataclasses.replace(d, parts=(*d.parts, Part(np.full((1, x.size), anchor), 1e6)))
 
 
-def close(seen: Crossings, grid: np.ndarray) -> np.ndarray:
+def close(seen: Crossings, axis: Axis) -> np.ndarray:
     """Values about every crossing, as far as six standard errors of it go, inside the grid."""
-    about = []
+    about, edges = [], axis.forth(axis.grid[[0, -1]])
     for each in seen.found:
-        reach = float(np.clip(6 * each.stderr / each.value, NEAR, 1.0))
-        ends = np.clip(each.value * np.exp([-reach, reach]), grid[0], grid[-1])
-        about.append(np.geomspace(ends[0], ends[1], POINTS))
+        reach = float(np.clip(6 * axis.stderr(each), NEAR, 1.0))
+        ends = np.clip(axis.forth(each.value) + np.array([-reach, reach]), *edges)
+        about.append(axis.back(np.linspace(ends[0], ends[1], POINTS)))
     return np.unique(np.concatenate(about))
 
 
-def between_signs(x: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Two whole numbers, spaced evenly in log, in every gap of x at whose ends `value` has opposite signs."""
-    gaps = np.flatnonzero(value[:-1] * value[1:] < 0)
-    inner = [np.geomspace(x[i], x[i + 1], 4)[1:3] for i in gaps]
-    return np.unique(np.rint(np.concatenate(inner)).astype(np.int64)) if inner else np.zeros(0, np.int64)
+def between_signs(axis: Axis, x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Two values, spaced evenly, in every gap of x at whose ends `value` has opposite signs."""
+    gaps, u = np.flatnonzero(value[:-1] * value[1:] < 0), axis.forth(x)
+    inner = [axis.back(np.linspace(u[i], u[i + 1], 4)[1:3]) for i in gaps]
+    return np.unique(np.concatenate(inner)) if inner else np.zeros(0)
 
 
-def sized(of: Target, data: Any, size: int) -> Target:
-    """The target on the first `size` samples of `data`, in the shapes of all of them: one program serves every size."""
-    posterior = Posterior.build(of.model, data, size, 1.0, centre=of.posterior.centre)
-    offset = -float(np.mean(np.asarray(posterior.reference, np.float64)[:size]))
-    return dataclasses.replace(of, data=data, n=size, posterior=posterior, offset=offset, anchored=False)
+def at(of: Target, cell: Cell, data: Any = None) -> Target:
+    """The target at a cell's controls, on its n samples of `data` (the target's own), in the shapes of all of them: one
+    program serves every cell.
+    """
+    data = of.data if data is None else data
+    posterior = Posterior.build(of.model, data, cell.n, 1.0, centre=of.posterior.centre, control=dict(cell.control))
+    offset = -float(np.mean(np.asarray(posterior.reference, np.float64)[: cell.n]))
+    return dataclasses.replace(of, data=data, n=cell.n, posterior=posterior, offset=offset, anchored=False)
 
 
-def affirmed(found: Crossings, seen: Crossings) -> Crossings:
+def columns(of: Target, axis: Axis, x: np.ndarray) -> list[tuple[Target, np.ndarray]]:
+    """The targets of a potential that cover x, each with its values of t: a run passes through every t of one."""
+    if not axis.is_control:
+        return [(of, x)]
+    return [(at(of, axis.cell(each)), np.array([axis.rest.beta])) for each in x]
+
+
+def affirmed(found: Crossings, seen: Crossings, axis: Axis) -> Crossings:
     """The crossings of the second pass, certain also where the first, independent one was."""
     sure = [each.value for each in seen.found if each.certain]
 
     def one(each: Crossing) -> Crossing:
-        near = any(abs(np.log(value / each.value)) < 0.5 for value in sure)
+        near = any(abs(axis.forth(value) - axis.forth(each.value)) < 0.5 for value in sure)
         return each._replace(certain=each.certain or near)
 
     return found._replace(found=tuple(one(each) for each in found.found))
@@ -144,16 +155,26 @@ def heights_of(
     spread = float(np.mean([_squares(each, own).min(-1).mean() for each, own in zip(draws, places, strict=True)]))
     size = min(size, 2 * spread) + 1e-300
 
+    def projection(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far from a to b, and the square of the distance between these two."""
+        a, b = (own[_squares(w, own).argmin(-1)] for own in places)
+        line = b - a
+        length = np.maximum(np.square(line).sum(-1), 1e-300)
+        return ((w - a) * line).sum(-1) / length, length
+
+    # on the line the ratio turns round where L^2 p (p - 1) = size: with a fold among the draws, both ends of a single
+    # hill would look like peaks
+    for way, length in map(projection, draws):
+        size = max(size, 2 * float(np.quantile(length * way * (way - 1), 0.99)))
+
     def ratio(w: np.ndarray) -> np.ndarray:
         a, b = (_squares(w, own).min(-1) for own in places)
         return np.log((a + size) / (b + size))
 
-    def projection(w: np.ndarray) -> np.ndarray:
-        a, b = (own[_squares(w, own).argmin(-1)] for own in places)
-        line = b - a
-        return ((w - a) * line).sum(-1) / np.maximum(np.square(line).sum(-1), 1e-300)
-
-    rules = {"projection on the line between the phases": projection, "ratio of the distances to them": ratio}
+    rules = {
+        "projection on the line between the phases": lambda w: projection(w)[0],
+        "ratio of the distances to them": ratio,
+    }
     found = [kinds.height(rule(draws[0]), rule(draws[1]), name) for name, rule in rules.items()]
     dtype, points = of.posterior.beta.dtype, [own[0] for own in places]
     if order is not None:
@@ -213,7 +234,7 @@ def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
 
 
 def verdict(
-    names: tuple[str, str], axis: str, found: Crossings, kind: Kind | None, guesses: Sequence[Prediction], sets: int
+    names: tuple[str, str], axis: Axis, found: Crossings, kind: Kind | None, guesses: Sequence[Prediction], sets: int
 ) -> str:
     """All in a few sentences."""
     a, b = names

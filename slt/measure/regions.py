@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from slt.measure import routes as by
 from slt.measure import smc, target
@@ -235,11 +235,10 @@ def report(
             continue
         one = smc.averaged(table)
         value[:, a], error[:, a] = np.asarray(one.value), np.hypot(np.asarray(one.stderr), anchors[a])
-        ends = _descend(of.posterior, jnp.asarray(places[:, :: max(1, places.shape[1] // SHOWN)].reshape(-1, of.dim)))
-        own = np.asarray(_labels(of.posterior, ends, phases)).reshape(times, -1) == a
+        ends, own = descended(of, places, phases, a)
         interior[:, a] = own.mean(-1)
         starts = [of.flat(seed) for seed, label in zip(seeds, labels, strict=True) if label == a]
-        minima = np.concatenate([np.asarray(ends)[own.ravel()], *([np.stack(starts)] if starts else [])])
+        minima = np.concatenate([ends[own.ravel()], *([np.stack(starts)] if starts else [])])
         laplace[:, a], singular[a] = _laplace(of, asked, minima, phases, a)
         good = interior[:, a] >= 0.95
         fit[:, a] = _fit(asked[good], table[:, good], error[good, a])
@@ -265,6 +264,15 @@ def report(
         fit=Estimate(fit[0], fit[1]),
         verdict=verdict,
     )
+
+
+def descended(
+    of: Target, places: Float[np.ndarray, "t i d"], phases: Phases, a: int
+) -> tuple[Float[np.ndarray, "k d"], Bool[np.ndarray, "t j"]]:
+    """Where descents from some draws of phase a end, and which of them end in it."""
+    some = places[:, :: max(1, places.shape[1] // SHOWN)]
+    ends = _descend(of.posterior, jnp.asarray(some.reshape(-1, of.dim)))
+    return np.asarray(ends), np.asarray(_labels(of.posterior, ends, phases)).reshape(len(places), -1) == a
 
 
 def _shares(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -91,8 +91,8 @@ def _rising(d: Callable[[Any], Any], t: float) -> bool:
 
 
 def predictions(
-    a: Form,
-    b: Form,
+    a: Form | None,
+    b: Form | None,
     measured: Crossing | None = None,
     *,
     laplace: Sequence[Form] | None = None,
@@ -101,19 +101,21 @@ def predictions(
 ) -> tuple[Prediction, ...]:
     """Predictions "leading", "multiplicity" (if an m exceeds 1), "constant" (if both are known), "laplace", "exact".
 
-    a, b: asymptotic forms, NaN constant where it is not known. laplace: the Laplace forms of a and b, lambda = d/2.
-    exact: a crossing known exactly. Of the roots of a form, `t` is the one upward nearest to the measured crossing, or
-    the last one upward.
+    a, b: asymptotic forms, NaN constant where it is not known (None: what varies is not t). laplace: the Laplace forms
+    of a and b, lambda = d/2. exact: a crossing known exactly. Of the roots of a form, `t` is the one upward nearest to
+    the measured crossing, or the last one upward.
     """
 
     def bare(form: Form, m: int) -> Form:
         return form._replace(m=m, constant=0.0)
 
-    found = [_prediction("leading", roots(bare(a, 1), bare(b, 1)), measured)]
-    if max(a.m, b.m) > 1:
-        found.append(_prediction("multiplicity", roots(bare(a, a.m), bare(b, b.m)), measured))
-    if np.isfinite([a.constant, b.constant]).all():
-        found.append(_prediction("constant", roots(a, b), measured))
+    found = []
+    if a is not None and b is not None:
+        found.append(_prediction("leading", roots(bare(a, 1), bare(b, 1)), measured))
+        if max(a.m, b.m) > 1:
+            found.append(_prediction("multiplicity", roots(bare(a, a.m), bare(b, b.m)), measured))
+        if np.isfinite([a.constant, b.constant]).all():
+            found.append(_prediction("constant", roots(a, b), measured))
     if laplace is not None:
         found.append(_prediction("laplace", roots(laplace[0], laplace[1]), measured, laplace_note))
     if exact is not None:
@@ -127,5 +129,5 @@ def _prediction(name: str, found: tuple[Root, ...], measured: Crossing | None, n
         return Prediction(name, np.nan, found, np.nan, np.nan, note)
     if measured is None:
         return Prediction(name, upward[-1], found, np.nan, np.nan, note)
-    t = min(upward, key=lambda each: abs(np.log(each / measured.value)))
+    t = min(upward, key=lambda each: abs(np.log(abs(each / measured.value))))
     return Prediction(name, t, found, t / measured.value - 1, (t - measured.value) / measured.stderr, note)
