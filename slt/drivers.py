@@ -18,7 +18,7 @@ from slt.engine import Chunk, Job, Schedule, Start, prepare
 from slt.engine.mesh import spread
 from slt.engine.schedule import Plan, plan
 from slt.measure.llc import Llc, llc
-from slt.model import Model, Truth
+from slt.model import Model, Rounded, Truth
 from slt.observables import Observable
 from slt.phases import Phases
 from slt.quench import baselines, quench
@@ -63,17 +63,22 @@ def parts(config: RunConfig, devices: int | str | None = None) -> list[Part]:
     """
     named = {prefix.removeprefix("parts.").rstrip(".") or MAIN: sweep for prefix, sweep in sweeps(config)}
     order = [*(name for name in named if name != MAIN), *(name for name in named if name == MAIN)]
-    return [part(name, named[name], config.seed, devices) for name in order]
+    return [part(name, named[name], config.seed, devices, config.precision) for name in order]
 
 
-def part(name: str, sweep: SweepConfig, seed: int, devices: int | str | None = None) -> Part:
-    """One sweep of a config made ready to run."""
+def part(
+    name: str, sweep: SweepConfig, seed: int, devices: int | str | None = None, precision: str = "highest"
+) -> Part:
+    """One sweep of a config made ready to run; `precision` of its likelihood, where it has one on data."""
     prefix = "" if name == MAIN else f"parts.{name}."
     made = {key: instantiate(node, f"{prefix}{key}") for key, node in _components(sweep).items() if node is not None}
+    model = made["model"]
+    if precision != "highest" and isinstance(model, Model) and not model.is_potential:
+        model = Rounded(model, precision)
     watched = {key: instantiate(node, f"{prefix}observables.{key}") for key, node in sweep.observables.items()}
     schedule = {key: value for key, value in vars(sweep.schedule).items() if key != "keep_params"}
     return assemble(
-        made["model"],
+        model,
         made["sampler"],
         Schedule(**schedule),
         axes={axis: value for axis, value in vars(sweep.grid).items() if value is not None},

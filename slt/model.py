@@ -167,6 +167,61 @@ class Potential(Model):
         return self.known
 
 
+PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32", "bf16": "BF16_BF16_F32"}
+"""How exactly matrix products of 32-bit floats may be asked for, and what JAX calls it."""
+
+
+@dataclass(frozen=True)
+class Rounded(Model):
+    """`inner`, the factors of its likelihood's matrix products rounded to 11 bits ("tf32") or 8 ("bf16").
+
+    Only where the device multiplies faster so (not on a CPU), and only of 32-bit floats: what is computed in double
+    precision stays exact, and so do the prior and whatever samplers compute themselves.
+    """
+
+    inner: Model
+    precision: str
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError("precision", self.precision, f"must be one of {', '.join(PRECISIONS)}")
+
+    @property
+    def controls(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.controls
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        return self.inner.support
+
+    @property
+    def is_potential(self) -> bool:
+        return self.inner.is_potential
+
+    def init(self, key: Key) -> Params:
+        return self.inner.init(key)
+
+    def log_prior(self, params: Params) -> Scalar:
+        return self.inner.log_prior(params)
+
+    def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
+        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((params, batch)))
+        with jax.default_matmul_precision(PRECISIONS["highest" if double else self.precision]):
+            return self.inner.log_likelihood(params, batch)
+
+    def sample(self, key: Key, num: int) -> Batch:
+        return self.inner.sample(key, num)
+
+    def truth(self) -> Truth | None:
+        return self.inner.truth()
+
+    def bind(self, control: Mapping[str, Any]) -> "Rounded":
+        return dataclasses.replace(self, inner=self.inner.bind(control))
+
+    def control_value(self, path: str) -> float:
+        return self.inner.control_value(path)
+
+
 def potential(
     fn: Callable[..., Scalar],
     dim: int,

@@ -134,9 +134,18 @@ def extend(
 
 
 def _ready(made: RunConfig, devices: int | str | None) -> list[Part]:
-    jax.config.update("jax_enable_x64", made.x64)
+    arithmetic(made)
     _measures(made)
     return drivers.parts(made, devices)
+
+
+def arithmetic(made: RunConfig) -> None:
+    """Have JAX compute as a config wants it: in double precision or not, 32-bit matrix products without rounding.
+
+    Accelerators round the factors of these products unless told; a config's `precision` lets them, in likelihoods.
+    """
+    jax.config.update("jax_enable_x64", made.x64)
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def _measures(made: RunConfig) -> dict[str, Measure]:
@@ -164,6 +173,7 @@ def _layouts(ready: Sequence[Part]) -> dict[str, Layout]:
 def _attrs(made: RunConfig) -> dict[str, Any]:
     made_by = results.provenance()
     notes = {"config": json.dumps(config.plain(made)), "digest": config.digest(made), "seed": made.seed}
+    notes["precision"] = made.precision
     return notes | {key: json.dumps(value) for key, value in made_by.items()}
 
 

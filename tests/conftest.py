@@ -29,6 +29,7 @@ def _prepare_cache() -> None:
 
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as runs set it: what is compiled before one serves after it
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # so that sharding is exercised
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else every notebook kernel warns

@@ -348,6 +348,17 @@ def test_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
     assert "grid.t" in capsys.readouterr().err
 
 
+def test_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "run"
+    short = ["schedule.draws=32", "grid.beta=1", "~parts.wells", "--out", place, "--quiet"]
+    assert call(capsys, "run", TINY, "precision=bf16", *short)[0] == 0
+    assert results.load(place).data.attrs["precision"] == "bf16"
+    assert config.load(place, ["tiny_model"]).precision == "bf16"
+    code, _, err = call(capsys, "run", TINY, "precision=bf8", "--out", tmp_path / "other")
+    assert code == 2
+    assert "precision" in err
+
+
 @pytest.mark.standard_promotion  # L-BFGS of optax needs it in double precision
 def test_double_precision(tmp_path: Path) -> None:
     made = config.compose(str(TINY), ["x64=true", "schedule.draws=32", "grid.beta=1", "~parts.wells"])

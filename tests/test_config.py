@@ -128,6 +128,16 @@ def test_overrides(own: Path) -> None:
     assert (thing.kind, thing.widths) == ("a b", (1.0, 2.5))
 
 
+def test_precision(own: Path) -> None:
+    made = compose(str(own), ["precision=bf16"])
+    assert made.precision == "bf16"
+    assert config.digest(made) != config.digest(compose(str(own)))
+    with pytest.raises(InputError, match=r"precision.*fp8.*bf16"):
+        compose(str(own), ["precision=fp8"])
+    with pytest.raises(InputError, match=r"precision.*x64"):
+        compose(str(own), ["precision=tf32", "x64=true"])
+
+
 def test_a_nested_config_of_a_package_takes_another_sampler(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As superposition/demo is written: in a folder, global, its sampler chosen from a group.
     home = own.parent / "configs"

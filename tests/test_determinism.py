@@ -11,6 +11,8 @@ from test_engine import Location, small_run
 from slt import observables as ob
 from slt.cells import grid
 from slt.engine import run
+from slt.model import Rounded
+from slt.models import deep_linear
 
 ROOT = Path(__file__).resolve().parent
 
@@ -35,6 +37,15 @@ def test_another_seed_changes_the_draws_and_not_the_data():
     one, other = small_run(), small_run(key=jax.random.key(1))
     np.testing.assert_array_equal(one.offset, other.offset)  # L_n at the reference: the data's own
     assert not np.isclose(one.traces["delta"], other.traces["delta"]).any(axis=-1).all()
+
+
+def test_a_cpu_draws_the_same_bits_in_any_precision():
+    model = deep_linear.make((3, 3, 3))
+    found = [
+        run(one, test_engine.SAMPLER, grid(one, n=[50]), test_engine.WATCH, test_engine.SCHEDULE, key=test_engine.KEY)
+        for one in (model, Rounded(model, "bf16"))
+    ]
+    np.testing.assert_array_equal(found[0].traces["delta"], found[1].traces["delta"])
 
 
 def test_observables_do_not_change_the_draws():

@@ -1,5 +1,6 @@
 """The contract of a model: what `check` refuses, what a user's own model needs, controls, potentials, truths."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slt.model import Model, Truth, check, potential
+from slt.model import PRECISIONS, Model, Rounded, Truth, check, potential
+from slt.models import deep_linear
 from slt.phases import Basin, by_threshold
 from slt.posterior import Posterior
 from slt.priors import Flat, Gaussian, Normal, Uniform
@@ -130,6 +132,29 @@ def test_priors_of_potentials_bound_their_support() -> None:
     assert potential(hill, 1, Uniform(-2.0, 3.0)).support == (-2.0, 3.0)
     assert potential(hill, 1, Normal()).support is None
     assert potential(hill, 1, Flat()).log_prior(jnp.ones(1)) == 0.0
+
+
+def test_only_matrix_products_of_a_likelihood_are_rounded() -> None:
+    """Forwards and backwards, under bound controls; not the prior, and nothing in double precision."""
+    model = deep_linear.make((3, 2, 3), prior=Normal(2.0))
+    rounded = Rounded(model, "bf16")
+    assert hash(rounded) == hash(Rounded(model, "bf16"))
+    assert rounded != Rounded(model, "tf32")
+
+    def products(model: Model, dtype: Any) -> list[str]:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.init(jax.random.key(0)))
+        batch = (jnp.ones((9, 3), dtype), jnp.ones((9, 3), dtype))
+        posterior = Posterior.build(model, batch, 9, 1.0, centre=params, gamma=1.0, control={"target.scale": 2.0})
+        traced = str(jax.make_jaxpr(posterior.value_and_grad)(params))
+        return re.findall(r"dot_general\[.*?precision=(.*?)\n", traced, re.DOTALL)
+
+    assert len(products(model, jnp.float32)) >= 4
+    assert all("BF16_BF16_F32" in one for one in products(rounded, jnp.float32))
+    with jax.enable_x64(True):
+        assert not any("BF16" in one for one in products(rounded, jnp.float64))
+    with pytest.raises(InputError, match="tf32"):
+        Rounded(model, "half")
+    assert next(iter(PRECISIONS)) == "highest"
 
 
 def first(w: Any) -> Any:

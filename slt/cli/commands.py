@@ -107,7 +107,7 @@ def _check(args: argparse.Namespace, messages: Console) -> int:
 
 def _calibrate(args: argparse.Namespace, messages: Console) -> int:
     made, out = composed(args), output()
-    part, records, rows = drivers.part(drivers.MAIN, made, made.seed), [], []
+    part, records, rows = drivers.part(drivers.MAIN, made, made.seed, precision=made.precision), [], []
     for where, found in drivers.calibrate(part, error=args.error, seconds=args.seconds, seed=made.seed):
         messages.print(f"{_point(where)}: {found.verdict}", markup=False, soft_wrap=True)
         for k, t in enumerate(found.t):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from slt import config, drivers, results
+from slt import config, drivers, results, runs
 from slt.cli import tables
 from slt.cli.sampling import DONE, INCOMPLETE, output
 from slt.config.nodes import nearest
@@ -25,7 +25,7 @@ def phases(args: argparse.Namespace, messages: Console) -> int:
 
     place = Path(args.run)
     run, made = results.load(place), config.load(place, args.allow_import)
-    jax.config.update("jax_enable_x64", made.x64)
+    runs.arithmetic(made)
     sweeps = {prefix.removeprefix("parts.").rstrip(".") or MAIN: sweep for prefix, sweep in config.sweeps(made)}
     known = [name for name in sweeps if name in run.data.children]
     name = args.part if args.part is not None else MAIN if MAIN in known else next(iter(known), MAIN)

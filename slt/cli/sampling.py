@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
 from slt import config, drivers, results, runs
@@ -48,7 +47,7 @@ def composed(args: argparse.Namespace) -> RunConfig:
     """The config that a command line names."""
     made = config.compose(args.name, [*args.overrides, *(["x64=true"] if args.x64 else [])])
     made = config.smoke(made) if args.smoke else made
-    jax.config.update("jax_enable_x64", made.x64)
+    runs.arithmetic(made)
     return made
 
 

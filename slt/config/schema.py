@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slt.config import nodes
 from slt.config.nodes import join, nearest
+from slt.model import PRECISIONS
 from slt.typing import InputError
 
 COMPONENTS = ("model", "sampler", "phases", "data")
@@ -73,15 +74,17 @@ class RunConfig(SweepConfig):
     """A run: the main sweep, further `parts`, and what they belong to.
 
     experiment: the module slt.experiments.<experiment>, or one's own by its import path; it draws the figures.
-    x64: double precision. measures: named nodes computed after the sweeps (slt.runs.Measure), in their order; the
-    fields under a node's `smoke` replace its own in a tiny run. A run of measures alone leaves model, sampler and
-    schedule out.
+    x64: double precision. precision: of the matrix products in likelihoods on data, a key of slt.model.PRECISIONS; all
+    else is computed at the highest, and on a CPU these too. measures: named nodes computed after the sweeps
+    (slt.runs.Measure), in their order; the fields under a node's `smoke` replace its own in a tiny run. A run of
+    measures alone leaves model, sampler and schedule out.
     """
 
     experiment: str | None = None
     name: str = ""
     seed: int = 0
     x64: bool = False
+    precision: str = "highest"
     parts: dict[str, SweepConfig] = field(default_factory=dict)
     measures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -100,6 +103,10 @@ def structured(raw: Mapping[str, Any]) -> RunConfig:
         raise InputError(error.full_key or "config", None, str(error.msg or error).splitlines()[0]) from error
     _strict(resolved, RunConfig, "")
     config = _run(resolved)
+    if config.precision not in PRECISIONS:
+        raise InputError("precision", config.precision, f"unknown; {nearest(config.precision, PRECISIONS)}")
+    if config.x64 and config.precision != "highest":
+        raise InputError("precision", config.precision, "is of 32-bit floats: leave it out, or x64=true")
     for name in config.parts:
         if name == MAIN or not name.isidentifier():
             raise InputError(f"parts.{name}", name, f"call it otherwise: a name, and not {MAIN!r}, the top level's own")

@@ -38,6 +38,7 @@ VALID = {
     },
     "seed": 0,
     "x64": False,
+    "precision": "highest",
 }
 WORDS = st.sampled_from(
     ["", "n", "beta", "t", "prior", "optimum", "_target_", "os.system", "slt.models", "${seed}", "${", "1/log n", "nan",
