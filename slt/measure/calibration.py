@@ -70,13 +70,20 @@ class Drawn(NamedTuple):
 def adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, seconds: float) -> Drawn:
     """By HMC, which has no bias."""
     nbeta = times(cells)
-    running.go(SETTLE, sampler, adapt=True)
-    sampler = _lengthened(running, sampler, seconds / 5)
-    running.go(SETTLE, sampler, adapt=True)
-    burn_in, parts = running.draws, list[dict[str, np.ndarray]]()
+    running.go(1, sampler, adapt=True)  # which compiles
+    running.go(3, sampler, adapt=True)
+    gradient = running.seconds / 3 / (sampler.leapfrogs + 2)  # seconds; where they are many, every stage is shorter
+
+    def few(most: int, share: float) -> int:
+        return int(np.clip(share * seconds / (gradient * (sampler.leapfrogs + 2)), 16, most))
+
+    running.go(few(SETTLE, 0.1) - 4, sampler, adapt=True)
+    sampler = _lengthened(running, sampler, seconds / 5, gradient)
+    running.go(few(SETTLE, 0.1), sampler, adapt=True)
+    burn_in, parts, chunk = running.draws, list[dict[str, np.ndarray]](), few(CHUNK, 0.2)
     while True:
         before = time.perf_counter()
-        parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))  # each look doubles the draws
+        parts.append(running.go(chunk * 2 ** max(0, len(parts) - 1), sampler))  # each look doubles the draws
         spent = time.perf_counter() - before
         traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
         traces = {name: values[:, :, values.shape[2] // 5 :] for name, values in traces.items()}
@@ -103,17 +110,18 @@ def adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, sec
     return Drawn(running, traces, np.zeros((2, len(cells))), settings)
 
 
-def _lengthened(running: Chains, sampler: HMC, seconds: float) -> HMC:
+def _lengthened(running: Chains, sampler: HMC, seconds: float, gradient: float) -> HMC:
     """The sampler with trajectories of the length whose mean squared jump is largest for each gradient.
 
-    Trials on the running chains go on, upwards or downwards, while they improve. Soft directions make nearly all of the
-    jump, and they are the ones that chains are slow in.
+    gradient: the seconds that one takes. Trials on the running chains go on, upwards or downwards, while they improve.
+    Soft directions make nearly all of the jump, and they are the ones that chains are slow in.
     """
     scores: dict[int, float] = {}
     where, way, before = MIDDLE, 1, running.seconds
     while 0 <= where < len(LEAPFROGS) and running.seconds - before < seconds:
         length = LEAPFROGS[where]
-        seen = running.go(TRY, dataclasses.replace(sampler, leapfrogs=length))
+        draws = int(np.clip(0.5 * seconds / (gradient * (length + 2)), 4, TRY))
+        seen = running.go(draws, dataclasses.replace(sampler, leapfrogs=length))
         jump = np.where(running.ok[..., None], seen["jump"], 0.0)[:, :, 1:].mean()
         scores[length] = float(jump) / (length + 2)
         if scores[length] < max(scores.values()):

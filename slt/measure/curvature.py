@@ -21,7 +21,8 @@ class Curvature:
     """Of the loss L_n at w*, over free parameters.
 
     gradient: |grad L_n|; lowest, highest: ends of the Hessian's spectrum; slope: how far the gradient alone shifts
-    lambda_hat at each t, (t g)' (t |H| + soft)^-1 (t g) / 2 [cells], soft the curvature of localiser and prior.
+    lambda_hat at each t, (t g)' (t |H| + soft)^-1 (t g) / 2 [cells], soft the curvature of localiser and prior; 0 where
+    no step down the gradient lowers the loss within the prior's support, as at a kink or an edge.
     """
 
     gradient: float
@@ -62,6 +63,19 @@ def _product(posterior: Posterior, vectors: Array) -> Array:
     return jax.lax.map(lambda v: jax.jvp(slope, (start,), (v,))[1], vectors, batch_size=32)
 
 
+@jax.jit
+def _lowered(posterior: Posterior, steps: Array) -> Array:
+    """By how much the loss is lower after some part of each step [cells], if it is."""
+    start, back = ravel_pytree(posterior.centre_position)
+
+    def drop(step: Array) -> Array:
+        position = back(start - step)
+        return jnp.where(jnp.isfinite(posterior.log_prior(position)), -posterior.delta(position), 0.0)
+
+    parts = jnp.array([1.0, 0.3, 0.1, 0.03, 0.01], start.dtype)
+    return jax.lax.map(lambda step: jnp.max(jax.lax.map(lambda part: drop(part * step), parts)), steps)
+
+
 def curvature(posterior: Posterior, t: Any) -> Curvature:
     """Gradient and curvature of the loss at the posterior's centre, in two short programs."""
     gradient = np.asarray(_gradient(posterior), np.float64)
@@ -75,9 +89,10 @@ def curvature(posterior: Posterior, t: Any) -> Curvature:
             hessian = np.asarray(_differences(posterior, jnp.eye(size, dtype=dtype)), np.float64)
         hessian = np.nan_to_num((hessian + hessian.T) / 2)
         values, vectors = np.linalg.eigh(hessian)
-        along = np.square(vectors.T @ gradient)
-        slope = 0.5 * (np.square(t)[:, None] * along / (t[:, None] * np.abs(values) + soft)).sum(1)
-        return Curvature(float(np.linalg.norm(gradient)), float(values[0]), float(values[-1]), slope)
+        steps = t[:, None] * (vectors.T @ gradient) / (t[:, None] * np.abs(values) + soft) @ vectors.T
+        return Curvature(
+            float(np.linalg.norm(gradient)), float(values[0]), float(values[-1]), _slope(posterior, t, gradient, steps)
+        )
     product = functools.partial(_product, posterior)
     make: Any = sparse.LinearOperator  # its stub knows no matvec
     operator = make(
@@ -88,6 +103,11 @@ def curvature(posterior: Posterior, t: Any) -> Curvature:
     low, high = (
         float(find(operator, k=1, which=end, v0=start, tol=1e-2, return_eigenvectors=False)[0]) for end in ("SA", "LA")
     )
-    square = float(gradient @ gradient)
-    slope = 0.5 * np.square(t) * square / (t * abs(high) + soft)
-    return Curvature(float(np.sqrt(square)), low, high, slope)
+    steps = (t / (t * abs(high) + soft))[:, None] * gradient
+    return Curvature(float(np.linalg.norm(gradient)), low, high, _slope(posterior, t, gradient, steps))
+
+
+def _slope(posterior: Posterior, t: np.ndarray, gradient: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    slope = 0.5 * t * (steps @ gradient)
+    lowered = np.asarray(_lowered(posterior, jnp.asarray(steps, posterior.beta.dtype)), np.float64)
+    return np.where(t * lowered > 0.01 * slope, slope, 0.0)

@@ -35,7 +35,7 @@ from slt.measure.calibration import (
 )
 from slt.measure.chains import Chains
 from slt.measure.curvature import Curvature, curvature
-from slt.measure.losses import arrays, as_model, samples
+from slt.measure.losses import arrays, chosen
 from slt.model import Model
 from slt.posterior import Restriction
 from slt.priors import Flat, Prior
@@ -150,7 +150,7 @@ def llc(
         if not isinstance(value, int | float | np.number | jax.Array) or not (value > 0 or value == least):
             raise InputError(name, value, "must be a number, at least 0" if least == 0 else "must be a positive number")
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), arrays("params", params))
-    made, data, n = _model(model, params, data, prior)
+    made, data, n = chosen(model, params, data, prior)
     cells = _cells(made, n, beta, t, gamma)
     if isinstance(_prior(made), Flat) and gamma <= 0:
         raise InputError("gamma", gamma, "a flat prior with no localiser is no density: give gamma > 0 or a prior")
@@ -184,32 +184,13 @@ def llc(
             "params", f"samples {bad[:10].tolist()}", "their loss is not finite at w*: look at data and w*"
         )
     found = curvature(at, times(cells))
+    if not math.isfinite(found.gradient):  # as of a norm at 0: no gradient sampler would move from there
+        job = dataclasses.replace(job, start=dataclasses.replace(job.start, jitter=1e-3))
     if isinstance(sampler, HMC):
         drawn = adjusted(Chains(job), sampler, cells, error, seconds)
     else:
         drawn = unadjusted(Chains(job), sampler, cells, found, error, seconds)
     return _report(drawn, cells, n, found, time.perf_counter() - began)
-
-
-def _model(model: Any, params: Params, data: Batch | None, prior: Prior | None) -> tuple[Model, Batch | None, int]:
-    if prior is not None and not isinstance(prior, Prior):
-        raise InputError("prior", prior, "give an slt.Normal, slt.Uniform or another slt.priors.Prior")
-    if not isinstance(model, Model):
-        if not callable(model):
-            raise InputError("model", model, "give an slt.Model or a loss function of (params, data)")
-        return as_model(model, params, data, Flat() if prior is None else prior)
-    if prior is not None:
-        raise InputError("prior", prior, "a model has its own prior: change it there")
-    shapes, want = (jax.tree.map(jnp.shape, each) for each in (params, jax.eval_shape(model.init, jax.random.key(0))))
-    if shapes != want:
-        raise InputError("params", shapes, f"w* needs the shapes of the model's parameters, {want}")
-    if model.is_potential:
-        if data is not None:
-            raise InputError("data", "given", "a potential has no data: leave it out and give t")
-        return model, None, 1
-    if data is None:
-        raise InputError("data", None, "give the data the coefficient is of; model.sample(key, n) draws some")
-    return model, *samples(data)
 
 
 def _prior(model: Model) -> Prior | None:
@@ -242,15 +223,19 @@ def _at(cell: Cell, times: list[float]) -> list[Cell]:
 
 
 def _chains(size: int, n: int) -> int:
-    """How many chains, a power of two from 32 to 256: as many as keep one gradient of all of them some milliseconds."""
-    fit = min(16384 / size, 2e7 / (6 * size * n))
-    return int(min(256, max(32, 2 ** math.floor(math.log2(max(fit, 1))))))
+    """How many chains, a power of two up to 256: as many as keep one gradient of all of them some milliseconds.
+
+    At least 32, or where a gradient of 32 takes much longer, 8.
+    """
+    fit, least = min(16384 / size, 2e7 / (6 * size * n)), 1e8 / (n * (6 * size + 50))
+    return int(min(256, max(2 ** math.floor(math.log2(max(each, 1))) for each in (fit, min(max(least, 8), 32)))))
 
 
 def _report(drawn: Drawn, cells: list[Cell], n: int, found: Curvature, seconds: float) -> Llc:
     """The result from the draws, and what is wrong with it."""
     traces, ok, nbeta, gamma = drawn.traces, drawn.chains.ok, times(cells), cells[0].gamma
     delta, square = (np.where(ok[..., None], traces[name], 0.0).astype(np.float64) for name in ("delta", "square"))
+    reference = np.asarray(drawn.chains.posteriors.reference, np.float64)[0][:n]
     lowest = nbeta * np.where(ok[..., None], delta, np.inf).min((1, 2))
     left = ok & (nbeta[:, None] * delta.min(2) < -LEFT - 2 * found.slope[:, None])
     few = left.sum(1) < ok.sum(1) / 2
@@ -274,7 +259,7 @@ def _report(drawn: Drawn, cells: list[Cell], n: int, found: Curvature, seconds: 
         n=n,
         beta=nbeta / n,
         gamma=gamma,
-        loss=float(-np.asarray(drawn.chains.posteriors.reference, np.float64)[0][:n].mean()),
+        loss=float(-reference.mean()),
         ess=np.asarray(raw.ess),
         rhat=rhat(traces, ok),
         acceptance=np.array([a[k].mean() for a, k in zip(acceptance, ok, strict=True)]),
@@ -287,16 +272,25 @@ def _report(drawn: Drawn, cells: list[Cell], n: int, found: Curvature, seconds: 
         settings=drawn.settings,
         seconds=seconds,
     )
-    wrong = dict(_wrong(result, square, ok, broken, left))
+    precision = np.finfo(drawn.chains.posteriors.reference.dtype).eps
+    blur = float(nbeta.max() * precision * np.sqrt(np.mean(np.square(reference)) / reference.size))
+    wrong = dict(_wrong(result, square, ok, broken, left, blur))
     verdict = "; ".join(wrong.values()) if wrong else _fine(result)
     return dataclasses.replace(result, flags=tuple(wrong), verdict=verdict)
 
 
-def _wrong(found: Llc, square: np.ndarray, ok: np.ndarray, broken: int, left: np.ndarray) -> Iterator[tuple[str, str]]:
+def _wrong(
+    found: Llc, square: np.ndarray, ok: np.ndarray, broken: int, left: np.ndarray, blur: float
+) -> Iterator[tuple[str, str]]:
     """(code, sentence) of each thing that is wrong."""
     value, stderr = np.asarray(found.llc.value), np.asarray(found.llc.stderr)
     if broken:
         yield "broken", f"{broken} of {ok.size} chains became infinite or NaN and count nowhere"
+    if not np.any(square):
+        yield "stuck", f"chains never moved from w*, where the gradient norm is {found.curvature.gradient:.3g}"
+    if blur > 0.1:
+        cure = f"subtract L_n(w*) = {found.loss:.6g} from the loss, or turn on jax_enable_x64"
+        yield "rounding", f"single precision resolves n beta L_n to {blur:.2g} only: {cure}"
     bent, soft = found.curvature, found.gamma + 1
     steep = (bent.slope > np.fmax(0.05 * np.abs(value), 3 * stderr)) & (bent.slope > 0.02)
     saddle = (found.t * bent.lowest < -0.5 * soft) & (bent.lowest < -1e-4 * bent.highest)
@@ -346,6 +340,6 @@ def _fine(found: Llc) -> str:
     share = float(np.max(np.abs(np.asarray(found.by_log_gamma.value)))) * math.log(2)
     return (
         f"healthy: w* is a minimum (gradient norm {bent.gradient:.2g}, curvature {bent.lowest:.2g} to "
-        f"{bent.highest:.2g}), {np.nanmin(found.ess):.0f} effective draws, R-hat {np.nanmax(found.rhat):.3f}; "
+        f"{bent.highest:.2g}), {np.min(found.ess):.0f} effective draws, R-hat {np.max(found.rhat):.3f}; "
         f"doubling gamma would move the estimate by {share:.2g}"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.model import Model
-from slt.priors import Prior
+from slt.priors import Flat, Prior
 from slt.typing import Batch, InputError, Key, Params, Scalar
 
 
@@ -72,6 +72,28 @@ def samples(data: Any) -> tuple[Batch, int]:
         found = sorted(map(str, sizes))
         raise InputError("data", found, "all leaves need one leading axis of the same length, n >= 1: arrays, no lists")
     return data, int(sizes.pop() or 0)
+
+
+def chosen(model: Any, params: Params, data: Batch | None, prior: Prior | None) -> tuple[Model, Batch | None, int]:
+    """(model, data, n) that `slt.llc` is asked about: an slt.Model, or a loss function made one."""
+    if prior is not None and not isinstance(prior, Prior):
+        raise InputError("prior", prior, "give an slt.Normal, slt.Uniform or another slt.priors.Prior")
+    if not isinstance(model, Model):
+        if not callable(model):
+            raise InputError("model", model, "give an slt.Model or a loss function of (params, data)")
+        return as_model(model, params, data, Flat() if prior is None else prior)
+    if prior is not None:
+        raise InputError("prior", prior, "a model has its own prior: change it there")
+    shapes, want = (jax.tree.map(jnp.shape, each) for each in (params, jax.eval_shape(model.init, jax.random.key(0))))
+    if shapes != want:
+        raise InputError("params", shapes, f"w* needs the shapes of the model's parameters, {want}")
+    if model.is_potential:
+        if data is not None:
+            raise InputError("data", "given", "a potential has no data: leave it out and give t")
+        return model, None, 1
+    if data is None:
+        raise InputError("data", None, "give the data the coefficient is of; model.sample(key, n) draws some")
+    return model, *samples(data)
 
 
 def as_model(fn: Callable[..., Any], params: Params, data: Batch | None, prior: Prior) -> tuple[Loss, Batch, int]:

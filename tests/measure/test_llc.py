@@ -156,10 +156,10 @@ def test_on_a_slope_it_says_so() -> None:
 
 
 def test_a_minimum_with_a_kink_or_at_an_edge_is_one() -> None:
-    found = slt.llc(lambda w: jnp.abs(w), 0.0, t=100.0, error=0.02, seconds=2.0)  # JAX's gradient at 0 is 1
+    found = slt.llc(jnp.abs, 0.0, t=100.0, error=0.02, seconds=2.0)  # JAX's gradient at 0 is 1
     close(found, 1.0, 0.08)
     assert found.healthy, found.verdict
-    found = slt.llc(lambda w: jnp.linalg.norm(w), jnp.zeros(2), t=100.0, error=0.02, seconds=2.0)  # and here NaN
+    found = slt.llc(jnp.linalg.norm, jnp.zeros(2), t=100.0, error=0.02, seconds=2.0)  # and here NaN
     close(found, 2.0, 0.16)
     assert found.healthy, found.verdict
     edge = slt.llc(lambda w: w[0], -jnp.ones(1), t=100.0, prior=slt.Uniform(-1, 1), error=0.02, seconds=2.0)
