@@ -43,24 +43,29 @@ def names(data: xr.Dataset) -> list[str]:
 def summarise(run: Any, part: str = "main") -> dict[str, Quantity]:
     """What training did, of each measure <m> of it: "<m>.<name>", plain names where it is called "training".
 
-    critical_step[a->b]: median over runs, its error, and the 5 and 95 per cent quantiles over runs; runs_moving: share
-    of runs that go from one phase to another at all; of these: rising, with loss falling and catalogue lambda rising at
-    every transition; not_falling, the same with lambda rising or equal; lambda_falls, with lambda falling at some
-    transition; posterior_order, with no transition against the order in t in which phases have their most mass
-    in the posterior of `part`. settled_: the same where only plateaus count whose loss is that of their phase, to a
-    tenth of the range of the catalogue's losses. Shares carry binomial errors and Wilson intervals. ends[P]: share of
-    runs whose last plateau is in P.
+    critical_step[a->b]: median over runs, its error and 90 per cent interval; quantiles_step[a->b]: 5 and 95 per cent
+    of the runs themselves; runs_moving: share of runs that go from one phase to another at all; of these: rising, with
+    loss falling and catalogue lambda rising at every transition; not_falling, the same with lambda rising or equal;
+    lambda_falls, with lambda falling at some transition; posterior_order, with no transition against the order in t in
+    which phases have their most mass in the posterior of `part`. settled_: the same where only plateaus count whose
+    loss is that of their phase, to a tenth of the range of the catalogue's losses. Shares carry binomial errors and
+    Wilson intervals. ends[P]: share of runs whose last plateau is in P.
     """
     found: dict[str, Quantity] = {}
     for name, data in trainings(run).items():
         prefix = "" if name == "training" else f"{name}."
         order = posterior_order(run, part, names(data))
         for way, one in measure.critical_steps(data).items():
-            found[f"{prefix}critical_step[{way}]"] = Quantity(
-                np.array(one.median), np.array(one.stderr), {}, np.array([one.low, one.high])
-            )
+            found |= {f"{prefix}{key}_step[{way}]": value for key, value in median(one).items()}
         found |= {f"{prefix}{key}": _share(value) for key, value in shares(data, order).items()}
     return found
+
+
+def median(found: plateaus.Middle | plateaus.Critical) -> dict[str, Quantity]:
+    """critical: a median with its error and interval; quantiles: of what it is the median of."""
+    ends = np.array([found.low, found.high])
+    spread = Quantity(np.array(found.spread), np.full(2, np.nan), {"quantile": [0.05, 0.95]})
+    return {"critical": Quantity(np.array(found.median), np.array(found.stderr), {}, ends), "quantiles": spread}
 
 
 def _share(found: plateaus.Share) -> Quantity:

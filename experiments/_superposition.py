@@ -22,6 +22,7 @@ from scipy import optimize, special
 
 from slt import plots
 from slt.config import RunConfig, plain
+from slt.dynamics import plateaus
 from slt.model import Truth
 from slt.models import _kgon
 from slt.models._kgon import Shape
@@ -31,6 +32,7 @@ from slt.transitions.crossing import Crossing, Difference
 from slt.transitions.predictions import Form, Prediction, Root
 from slt.typing import InputError, Quantity
 
+from . import _dynamics
 from ._shared import known, labels, quantity, seeds_last
 
 LEAST = 0.05  # share of draws from which on a phase is shown
@@ -61,6 +63,13 @@ class Relabelled:
     rule: str = "descent"
 
     reads_draws: ClassVar[bool] = True
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for an unknown rule, and for sweeps that there are not or that keep no parameters."""
+        _kgon.partition(rule=self.rule)
+        for part in self.parts:
+            if part not in parts or "params" not in parts[part].job.observables:
+                raise InputError("parts", part, f"no sweep that keeps parameters ({', '.join(parts)}): see keep_params")
 
     def __call__(self, site: Any) -> xr.Dataset:
         """Per part <p>: <p>.label (<p>.x, <p>.chain, <p>.kept), and its phases' names as an attribute."""
@@ -197,8 +206,9 @@ def summarise(run: Any) -> dict[str, Quantity]:
 
     critical_t[a->b] (critical_n) of families; by the part's own rule also critical_t_leading[a->b] and _laplace[a->b],
     with miss_leading[a->b], miss_laplace[a->b], by what part of the measured one they miss (potentials of unit noise);
-    on data first_n[a->b] and last_n[a->b], the median over data sets of the first and the last crossing of each with
-    the 5 and 95 per cent quantiles, and spread_data[a->b], spread_chains[a->b]: the error of critical_n by source;
+    on data first_n[a->b] and last_n[a->b], the median over the data sets that cross of the first and the last crossing
+    of each, quantiles_first_n[a->b] and quantiles_last_n[a->b], 5 and 95 per cent of the data sets themselves,
+    and spread_data[a->b], spread_chains[a->b]: the error of critical_n by source;
     by descent, outside: the largest share of draws at any value that is in no phase of the catalogue.
     """
     found: dict[str, Quantity] = {}
@@ -221,20 +231,12 @@ def summarise(run: Any) -> dict[str, Quantity]:
             if one.axis == "n" and of is not None and of.paths is not None and len(of.paths) > 1:
                 single = paths.paths(of.x, of.paths)
                 for name, ends in (("first", single.first), ("last", single.last)):
-                    found[f"{prefix}{name}_n{way}"] = _spread(ends)
+                    own = _dynamics.median(plateaus.middle(ends[np.isfinite(ends)]))
+                    found[f"{prefix}{name}_n{way}"], found[f"{prefix}quantiles_{name}_n{way}"] = own.values()
                 if at is not None:
                     found[f"{prefix}spread_data{way}"] = known(at.data)
                     found[f"{prefix}spread_chains{way}"] = known(at.chains)
     return found
-
-
-def _spread(ends: Float[np.ndarray, " data"]) -> Quantity:
-    """Median over data sets with its error (that of a normal law's median), and the 5 and 95 per cent quantiles."""
-    ends = ends[np.isfinite(ends)]
-    if len(ends) < 2:
-        return Quantity(np.array(np.nan), np.array(np.nan), {}, np.full(2, np.nan))
-    error = math.sqrt(math.pi / 2 / len(ends)) * ends.std(ddof=1)
-    return Quantity(np.median(ends), np.array(error), {}, np.quantile(ends, [0.05, 0.95]))
 
 
 # --------------------------------------------------------------------------------------------------------------- theory

@@ -1,6 +1,6 @@
 """Training as a measure of a run: a node `_target_: slt.experiments._training.Training` among a config's `measures`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,16 @@ import jax
 import numpy as np
 import xarray as xr
 
+from slt import dynamics
 from slt.dynamics import Trajectories, plateaus, train
 from slt.dynamics.local import local
 from slt.dynamics.plateaus import Path
 from slt.model import Model
 from slt.phases import Phases
+from slt.results.place import remove
 from slt.typing import InputError, Params
+
+from ._shared import finite, whole
 
 PLATEAU = ("start", "stop", "level", "phase", "pure")
 
@@ -25,8 +29,9 @@ class Training:
     part: the sweep whose model is trained; model, phases: another one. start: "prior" (scale times model.init), or a
     basin's name (plus noise of `scale`). by: "plateaus" of the loss, or "labels" alone, tell where a run stays.
     keep: runs whose parameters are kept, and at `points` of whose checkpoints local quantities are measured at `t`
-    (none: not at all), localised by `gamma`, with `chains` x `draws`. block: runs made and kept at a time. The other
-    fields as for `slt.train`.
+    (none: not at all), localised by `gamma`, with `chains` x `draws`. block: runs made and kept at a time; one in the
+    making is checkpointed every minute, so that a run that was killed goes on in the middle of it. The other fields as
+    for `slt.train`.
     """
 
     part: str = "main"
@@ -52,21 +57,34 @@ class Training:
     draws: int = 200
     block: int = 128
 
-    def __call__(self, site: Any) -> xr.Dataset:
-        """The runs as a dataset: see `dataset`, and local_* [kept, point] of `slt.dynamics.local`."""
-        model, phases = self._model(site)
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for what `slt.train` and `slt.dynamics.local` would refuse."""
         if self.by not in ("plateaus", "labels"):
             raise InputError("by", self.by, "choose plateaus or labels")
+        whole(self, block=1, keep=0, points=1, **({} if self.t is None else {"chains": 2, "draws": 8}))
+        finite(self, "momentum", *(() if self.t is None else ("t", "gamma")))
+        model, _ = self._model(parts)
+        dynamics.asked_of(
+            model, optimiser=self.optimiser, learning_rate=self.learning_rate, steps=self.steps, runs=self.runs,
+            loss=self.loss, n=self.n, batch_size=self.batch_size, scale=self.scale, checkpoints=self.checkpoints,
+        )  # fmt: skip
+        self._begin(model)
+
+    def __call__(self, site: Any) -> xr.Dataset:
+        """The runs as a dataset: see `dataset`, and local_* [kept, point] of `slt.dynamics.local`."""
+        model, phases = self._model(site.parts)
         blocks = [min(self.block, self.runs - first) for first in range(0, self.runs, self.block)]
         made: list[Trajectories] = []
         for number, runs in enumerate(blocks):
+            folder = site.folder / f"training {number}"
 
-            def go(number: int = number, runs: int = runs) -> dict[str, np.ndarray]:
-                found = self._train(model, phases, runs, jax.random.fold_in(site.key, number))
+            def go(number: int = number, runs: int = runs, folder: Any = folder) -> dict[str, np.ndarray]:
+                found = self._train(model, phases, runs, jax.random.fold_in(site.key, number), folder)
                 leaves = {f"params.{i}": leaf for i, leaf in enumerate(jax.tree.leaves(found.params))}
                 return {name: getattr(found, name) for name in _KEPT} | leaves
 
             arrays = site.once(f"runs {number}", go)
+            remove(folder)
             made.append(_again(model, phases, self, arrays))
         paths = [one for found in made for one in (found.paths() if self.by == "plateaus" else found.label_paths())]
         data = dataset(made, paths, self.keep)
@@ -76,22 +94,16 @@ class Training:
         about |= {"scale": self.scale, "batch_size": self.batch_size or 0, "gamma": self.gamma}
         return data.assign_attrs(about | {"t": np.nan if self.t is None else self.t})
 
-    def _model(self, site: Any) -> tuple[Model, Phases | None]:
-        part = site.parts.get(self.part)
+    def _model(self, parts: Mapping[str, Any]) -> tuple[Model, Phases | None]:
+        part = parts.get(self.part)
         if self.model is None and part is None:
-            raise InputError("part", self.part, f"no such sweep in this run ({', '.join(site.parts)}): give a model")
+            raise InputError("part", self.part, f"no such sweep in this run ({', '.join(parts)}): give a model")
         model = part.job.model if self.model is None else self.model
         truth = model.truth()
         own = None if truth is None else truth.phases
         return model, own if self.phases is None else self.phases
 
-    def _train(self, model: Model, phases: Phases | None, runs: int, key: Any) -> Trajectories:
-        begin: Params | None = None
-        if self.start != "prior":
-            truth = model.truth()
-            if truth is None:
-                raise InputError("start", self.start, "this model knows no basins: start from the prior")
-            begin = truth.basin(self.start).params
+    def _train(self, model: Model, phases: Phases | None, runs: int, key: Any, folder: Any) -> Trajectories:
         return train(
             model,
             optimiser=self.optimiser,
@@ -102,12 +114,24 @@ class Training:
             loss=self.loss,
             n=self.n,
             batch_size=self.batch_size,
-            start=begin,
+            start=self._begin(model),
             scale=self.scale,
             checkpoints=self.checkpoints,
             phases=phases,
             key=key,
+            folder=folder,
         )
+
+    def _begin(self, model: Model) -> Params | None:
+        if self.start == "prior":
+            return None
+        truth = model.truth()
+        if truth is None:
+            raise InputError("start", self.start, "this model knows no basins: start from the prior")
+        try:
+            return truth.basin(self.start).params
+        except InputError as error:
+            raise InputError("start", self.start, error.cure) from error
 
     def _local(self, site: Any, model: Model, found: Trajectories) -> xr.Dataset:
         keep = min(self.keep, len(found.ok))

@@ -30,11 +30,15 @@ Watching = Callable[[Sequence[Part]], contextlib.AbstractContextManager[drivers.
 
 @dataclass(frozen=True)
 class Site:
-    """Where a measure works: the run's sweeps by name, what was sampled and measured before it, and its own key."""
+    """Where a measure works: the run's sweeps by name, what was sampled and measured before it, its key and its folder.
+
+    folder: of its own, where a piece that takes long may keep checkpoints until it is done.
+    """
 
     parts: Mapping[str, Part]
     run: Run
     key: Key
+    folder: Path
     _piece: Callable[[str, Callable[[], Mapping[str, np.ndarray]]], dict[str, np.ndarray]]
 
     def once(self, label: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -217,7 +221,8 @@ def _measure(
 
         began = time.monotonic()
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(f"measures.{name}".encode()))
-        found = nodes[name](Site({one.name: one for one in ready}, results.load(store.path), key, piece))
+        sweeps, folder = {one.name: one for one in ready}, store.path / measures.FOLDER / name
+        found = nodes[name](Site(sweeps, results.load(store.path), key, folder, piece))
         measures.save(manifest, name, found, draws, time.monotonic() - began)
         progress.measured(name, "")
 

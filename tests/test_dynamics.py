@@ -11,8 +11,7 @@ import pytest
 from stats import assert_close
 
 import slt
-from slt import dynamics
-from slt.dynamics import plateaus, store
+from slt.dynamics import plateaus, program, store
 from slt.dynamics.local import local
 from slt.model import Potential, potential
 from slt.models import deep_linear, superposition
@@ -65,11 +64,11 @@ def test_a_run_alone_equals_the_same_run_among_others_and_new_numbers_compile_no
     model = deep_linear.make((3, 2, 3), (1.0,))
     arguments = {"batch_size": 8, "n": 64, "steps": 30, "checkpoints": [10, 30]}
     many = slt.train(model, loss="data", learning_rate=[0.01, 0.05], runs=3, scale=[1.0, 0.1], **arguments)
-    programs = dynamics._train._cache_size()
+    programs = program.advance._cache_size()
     again = slt.train(
         model, loss="data", learning_rate=[0.02, 0.03], momentum=0.1, runs=3, scale=[2.0, 0.3], **arguments
     )
-    assert dynamics._train._cache_size() == programs
+    assert program.advance._cache_size() == programs
     assert not np.allclose(again.params["w0"][:, -1], many.params["w0"][:, -1])
     alone = slt.train(model, loss="data", learning_rate=0.05, runs=1, scale=0.1, **arguments)
     row = np.flatnonzero((many.rate == 0.05) & (many.scale == 0.1))[0]
@@ -142,11 +141,25 @@ def test_label_paths_and_critical_steps() -> None:
     found = plateaus.critical_steps(paths, ("a", "b"))["a->b"]
     assert found.runs == found.of == 400
     assert abs(found.median - np.median(times)) < 0.05 * found.median
-    np.testing.assert_allclose([found.low, found.high], np.quantile(times, [0.05, 0.95]), rtol=0.1)
+    np.testing.assert_allclose(found.spread, np.quantile(times, [0.05, 0.95]), rtol=0.1)
     error = 1.2533 * 0.3 / np.sqrt(400) * 100  # of the median of a normal in log t
     assert 0.6 * error < found.stderr < 2.0 * error
     flicker = plateaus.by_labels(steps, np.where(steps == steps[100], 1, 0), np.ones(len(steps)))
     assert flicker.sequence == (0,)
+
+
+def test_the_interval_of_a_median_covers_it_and_narrows_with_more_runs() -> None:
+    """Of 60 numbers, over 400 repetitions: 90 per cent give or take 4 standard errors; as sqrt(runs) narrower."""
+    rng = np.random.default_rng(3)
+    found = [plateaus.middle(np.exp(rng.standard_normal(60)), draws=400) for _ in range(400)]
+    covered = np.mean([one.low <= 1 <= one.high for one in found])
+    assert abs(covered - 0.9) < 0.06
+    few, many = (np.mean([one.high - one.low for one in (plateaus.middle(np.exp(rng.standard_normal(k)), draws=400)
+                                                         for _ in range(50))]) for k in (60, 960))  # fmt: skip
+    assert few / many == pytest.approx(4, rel=0.25)
+    assert np.isnan(plateaus.middle(np.ones(1)).high)
+    coarse = plateaus.middle(np.full(9, 100.0), width=0.2)
+    np.testing.assert_allclose([coarse.low, coarse.high], 100 * np.exp([-0.09, 0.09]), rtol=0.01)
 
 
 def test_share_and_its_interval() -> None:
@@ -216,8 +229,8 @@ def test_ends_of_the_spectrum_without_the_hessian(monkeypatch: pytest.MonkeyPatc
 def test_trajectories_are_kept_by_orbax(tmp_path: Path) -> None:
     model = deep_linear.make((3, 2, 3), (1.0,))
     found = slt.train(model, steps=20, runs=2, checkpoints=5)
-    store.save(found, tmp_path / "kept")
-    back = store.load(tmp_path / "kept", model)
+    found.save(tmp_path / "kept")
+    back = slt.dynamics.Trajectories.load(tmp_path / "kept", model)
     for field in dataclasses.fields(found):
         a, b = getattr(found, field.name), getattr(back, field.name)
         assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -231,7 +244,44 @@ def test_trajectories_are_kept_by_orbax(tmp_path: Path) -> None:
         store.load(tmp_path / "lost", model)
 
 
+def test_training_that_was_killed_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deep_linear.make((3, 2, 3), (1.0,))
+    asked = {"optimiser": "adam", "loss": "data", "batch_size": 4, "n": 32, "steps": 60, "runs": 3, "checkpoints": 8}
+    whole, place = slt.train(model, **asked), tmp_path / "training"
+    forward, calls = program.advance, []
+
+    def dying(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    monkeypatch.setattr("slt.dynamics.advance", dying)
+    with pytest.raises(KeyboardInterrupt):
+        slt.train(model, **asked, folder=place, every=0)
+    assert [entry.name for entry in place.iterdir()] == ["4"]
+    again = slt.train(model, **asked, folder=place, every=0)
+    intervals = len(whole.steps) - 1
+    assert len(calls) == 5 + intervals - 4
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.curve, again.curve)
+    slt.train(model, **asked, folder=place)
+    assert len(calls) == 5 + intervals - 4, "a finished training is only read"
+    for other in ({"momentum": 0.5}, {"runs": 2}, {"key": jax.random.key(1)}, {"data_seed": 1}):
+        with pytest.raises(InputError, match="another training"):
+            slt.train(model, **(asked | other), folder=place)
+    with pytest.raises(InputError, match="another training"):
+        slt.train(deep_linear.make((3, 2, 3), (2.0,)), **asked, folder=place)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        slt.train(model, **asked, folder=tmp_path / "file")
+
+
 BAD = [
+    ({"every": -1.0}, "every"),
     ({"optimiser": "newton"}, "optimiser"),
     ({"learning_rate": -1.0}, "learning_rate"),
     ({"steps": 0}, "steps"),

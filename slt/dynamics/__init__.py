@@ -1,11 +1,13 @@
 """Training as a dynamical system: many runs of gradient descent in one program, with the phase of every checkpoint.
 
 `train` gives `Trajectories`; `slt.dynamics.plateaus` reads plateaus, drops and the sequence of phases off them,
-`slt.dynamics.local` measures local coefficients at many checkpoints in one program, `slt.dynamics.store` keeps them.
+`slt.dynamics.local` measures local coefficients at many checkpoints in one program, `slt.dynamics.store` keeps them,
+finished or not.
 """
 
 import functools
 import itertools
+import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +20,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from slt.cells import data_words, digest_words, fold_words
 from slt.dynamics import plateaus as reading
+from slt.dynamics import store
 from slt.dynamics.plateaus import Critical, Path
-from slt.engine.program import LONG, ONCE
+from slt.dynamics.program import OPTIMISERS, Task, advance, begin, starts
+from slt.dynamics.store import Progress
+from slt.engine.program import LONG
 from slt.model import Model
 from slt.phases import Phases
-from slt.typing import Batch, InputError, Key, Params, Scalar
+from slt.typing import Batch, InputError, Key, Params
 
-OPTIMISERS: dict[str, Callable[[Any, Any], optax.GradientTransformation]] = {
-    "sgd": lambda rate, _: optax.sgd(rate),
-    "momentum": lambda rate, momentum: optax.sgd(rate, momentum=momentum),
-    "adam": lambda rate, _: optax.adam(rate),
-}
 LOSSES = ("population", "data", "online")
 LABELS = 2048  # parameters labelled at a time
 
@@ -96,6 +96,15 @@ class Trajectories:
             for phase, loss, ok in zip(self.phase, self.loss, self.ok, strict=True)
         ]
 
+    def save(self, folder: str | pathlib.Path) -> pathlib.Path:
+        """Write these trajectories by Orbax into a new `folder`; InputError where something is there already."""
+        return store.save(self, folder)
+
+    @staticmethod
+    def load(folder: str | pathlib.Path, model: Model) -> "Trajectories":
+        """What `save` wrote, of the `model` that was trained; InputError where it is not there, or another's."""
+        return store.load(folder, model)
+
     def critical_steps(self, paths: Sequence[Path] | None = None, fewest: int = 5) -> dict[str, Critical]:
         """critical_step[a->b] over the runs that go from a to b, where at least `fewest` do: see `Critical`."""
         return reading.critical_steps(self.paths() if paths is None else paths, self.names, fewest)
@@ -120,6 +129,8 @@ def train(
     fine: int = 4,
     phases: Phases | None = None,
     key: Key | None = None,
+    folder: str | pathlib.Path | None = None,
+    every: float = 60.0,
 ) -> Trajectories:
     """Train many times at once: `runs` runs for every learning rate and scale of initialisation, in one program.
 
@@ -131,18 +142,18 @@ def train(
     start: parameters to start from, on top of noise scale N(0, 1); without it scale times model.init (a prior draw).
     checkpoints: how many steps, evenly in log(step), or which, keep parameters and phase; fine: points of the loss
       curve for each of them. phases: the partition (default the model's own).
+    folder: where to keep an Orbax checkpoint of all runs, each time that `every` seconds have passed and at the end.
+      The same call after a kill goes on from there and gives the same numbers; after the end it only reads them.
     Keys are folded from the run's number, scale and rate: a run alone equals the same run among others.
     InputError, before any compute, for what cannot be used.
     """
     truth = model.truth()
-    kind = _kind(model, loss, data, batch_size)
-    if isinstance(optimiser, str) and optimiser not in OPTIMISERS:
-        raise InputError("optimiser", optimiser, f"choose from {', '.join(OPTIMISERS)}, or give a function of the rate")
-    for name, value, least in (("steps", steps, 1), ("runs", runs, 1), ("n", n, 1), ("fine", fine, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(name, value, f"must be a whole number, at least {least}")
-    rates, scales = _numbers("learning_rate", learning_rate), _numbers("scale", scale, strict=False)
-    marks = _marks(checkpoints, steps)
+    if isinstance(every, bool) or not every >= 0:
+        raise InputError("every", every, "is seconds from one kept checkpoint to the next: at least 0")
+    kind, rates, scales, marks = asked_of(
+        model, optimiser=optimiser, learning_rate=learning_rate, steps=steps, runs=runs, loss=loss, data=data, n=n,
+        batch_size=batch_size, scale=scale, checkpoints=checkpoints, fine=fine,
+    )  # fmt: skip
     stops = np.stack([np.linspace(a, b, fine + 1).astype(int)[1:] for a, b in itertools.pairwise(marks)])
     key = jax.random.key(0) if key is None else key
     table = np.array([(run, s, r) for s in scales for r in rates for run in range(runs)], np.float64)
@@ -153,26 +164,33 @@ def train(
     elif data is None:
         data = jax.jit(model.sample, static_argnums=1)(fold_words(jax.random.key(0), data_words(data_seed)), n)
     keys = jax.vmap(lambda w: fold_words(key, w))(words)
-    begun = _starts(model, start, keys, jnp.asarray(table[:, 1], dtype))
     exact = None if kind == "data" or model.is_potential or truth is None else truth.population_loss
-    ended = _train(
-        model, exact, optimiser, kind, batch_size, begun, keys, jnp.asarray(table[:, 2], dtype),
-        jnp.asarray(momentum, dtype), None if data is None else jax.tree.map(jnp.asarray, data),
-        jnp.asarray(stops, jnp.int32),
-    )  # fmt: skip
-    first, params, first_loss, curve, broken = jax.tree.map(np.asarray, ended)
-    params = jax.tree.map(lambda a, b: np.concatenate([a[:, None], b], axis=1), first, params)
-    every, keep = np.unique(np.append(0, stops.ravel()), return_index=True)
-    curve = np.concatenate([first_loss[:, None], curve.reshape(len(table), -1)], axis=1)[:, keep].astype(np.float64)
-    phases = phases if phases is not None or truth is None else truth.phases
+    task = Task(model, exact, optimiser, kind, batch_size)
+    given = jnp.asarray(table[:, 2], dtype), jnp.asarray(momentum, dtype), jax.tree.map(jnp.asarray, data)
+    state, first = begin(task, starts(model, start, keys, jnp.asarray(table[:, 1], dtype)), *given)
     asked = {"optimiser": getattr(optimiser, "__name__", optimiser), "momentum": momentum, "steps": steps, "loss": kind}
     if kind != "population":
         asked |= {"batch_size": batch_size, "n": n, "data_seed": data_seed}
+    numbers = table.tolist(), stops.tolist(), np.asarray(jax.random.key_data(key)).tolist()
+
+    def forward(made: Progress) -> Progress:
+        done, way = jnp.asarray(marks[made.done], jnp.int32), jnp.asarray(stops[made.done], jnp.int32)
+        state, losses = advance(task, made.state, keys, *given, done, way)
+        return Progress(state, [*made.params, state.params], [*made.curve, losses])
+
+    made = Progress(state, [state.params], [jnp.broadcast_to(first[:, None], (len(table), fine))])
+    made = store.finish(made, forward, len(stops), folder, (asked, numbers), every)
+    params = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves], axis=1), *made.params)
+    losses, broken = [np.asarray(each) for each in made.curve], np.asarray(made.state.broken)
+    curve = np.concatenate([losses[0][:, :1], *losses[1:]], axis=1)
+    every_step, kept = np.unique(np.append(0, stops.ravel()), return_index=True)
+    curve = curve[:, kept].astype(np.float64)
+    phases = phases if phases is not None or truth is None else truth.phases
     shape = len(table), len(marks)
     return Trajectories(
         steps=marks,
         params=params,
-        curve_steps=every,
+        curve_steps=every_step,
         curve=curve,
         phase=np.full(shape, -1) if phases is None else labels(phases, params, shape),
         names=() if phases is None else phases.names,
@@ -211,6 +229,32 @@ def catalogue(model: Model, phases: Phases | None) -> Float[np.ndarray, "phases 
     return found
 
 
+def asked_of(
+    model: Model,
+    *,
+    optimiser: Any,
+    learning_rate: Any,
+    steps: int,
+    runs: int,
+    loss: str | None,
+    n: int,
+    batch_size: int | None,
+    scale: Any,
+    checkpoints: Any,
+    data: Batch | None = None,
+    fine: int = 1,
+) -> tuple[str, list[float], list[float], Int[np.ndarray, " K"]]:
+    """(kind of loss, learning rates, scales, steps kept) of a call of `train`; InputError for what cannot be used."""
+    kind = _kind(model, loss, data, batch_size)
+    if isinstance(optimiser, str) and optimiser not in OPTIMISERS:
+        raise InputError("optimiser", optimiser, f"choose from {', '.join(OPTIMISERS)}, or give a function of the rate")
+    for name, value in (("steps", steps), ("runs", runs), ("n", n), ("fine", fine)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+            raise InputError(name, value, f"must be a whole number from 1 to {2**31 - 1}")
+    rates, scales = _numbers("learning_rate", learning_rate), _numbers("scale", scale, strict=False)
+    return kind, rates, scales, _marks(checkpoints, steps)
+
+
 def _kind(model: Model, loss: str | None, data: Batch | None, batch_size: int | None) -> str:
     truth = model.truth()
     exact = model.is_potential or (truth is not None and truth.population_loss is not None)
@@ -246,70 +290,3 @@ def _marks(checkpoints: int | Sequence[int], steps: int) -> Int[np.ndarray, " K"
         if found.ndim != 1 or found.size == 0 or found.min() < 0 or found.max() > steps:
             raise InputError("checkpoints", checkpoints, f"give step numbers from 0 to {steps}")
     return np.unique(np.concatenate([[0], found, [steps]]))
-
-
-@functools.partial(jax.jit, static_argnums=0, compiler_options=ONCE)
-def _starts(model: Model, start: Params | None, keys: Key, scales: Float[Array, " R"]) -> Params:
-    def one(key: Key, scale: Scalar) -> Params:
-        if start is None:
-            return jax.tree.map(lambda leaf: scale * leaf, model.init(jax.random.fold_in(key, 0)))
-        leaves, treedef = jax.tree.flatten(start)
-        each = jax.random.split(jax.random.fold_in(key, 0), len(leaves))
-        leaves = [jnp.asarray(leaf, scale.dtype) for leaf in leaves]
-        moved = [x + scale * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(each, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, moved)
-
-    return jax.vmap(one)(keys, scales)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options=LONG)
-def _train(
-    model: Model, exact: Any, rule: Any, kind: str, batch_size: int | None, starts: Params, keys: Key, rates: Array,
-    momentum: Scalar, data: Batch | None, stops: Int[Array, "intervals fine"],
-) -> tuple[Params, Params, Array, Array, Array]:  # fmt: skip
-    """(starts, params [R, K-1, ...], first loss [R], curve [R, K-1, fine], step of the break or -1 [R])."""
-
-    def mean(params: Params, batch: Batch) -> Scalar:
-        return -jnp.mean(model.log_likelihood(params, batch))
-
-    def full(params: Params) -> Scalar:
-        return mean(params, data) if exact is None else jnp.asarray(exact(params))
-
-    def one(params: Params, key: Key, rate: Scalar) -> tuple[Params, Array, Array, Array]:
-        optimiser = OPTIMISERS[rule](rate, momentum) if isinstance(rule, str) else rule(rate)
-        noise = jax.random.fold_in(key, 1)
-
-        def descended(params: Params, step: Array) -> Scalar:
-            if batch_size is None:
-                return full(params)
-            key = jax.random.fold_in(noise, step)
-            if kind == "online":
-                return mean(params, model.sample(key, batch_size))
-            where = jax.random.randint(key, (batch_size,), 0, jax.tree.leaves(data)[0].shape[0])
-            return mean(params, jax.tree.map(lambda leaf: leaf[where], data))
-
-        def step(number: Array, carry: Any) -> Any:
-            params, state, broken = carry
-            gradient = jax.grad(descended)(params, number)
-            with jax.numpy_dtype_promotion("standard"):  # Adam's powers of a whole number need it
-                moves, new_state = optimiser.update(gradient, state, params)
-                new = optax.apply_updates(params, moves)
-            fine = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]).all() & (broken < 0)
-            keep = functools.partial(jax.tree.map, lambda a, b: jnp.where(fine, a, b))
-            broken = jnp.where(fine | (broken >= 0), broken, number)
-            return keep(new, params), keep(new_state, state), broken
-
-        def piece(carry: Any, stop: Array) -> tuple[Any, Scalar]:
-            number, inner = carry
-            inner = jax.lax.fori_loop(number, stop, step, inner)
-            return (stop, inner), full(inner[0])
-
-        def interval(carry: Any, stops: Array) -> tuple[Any, tuple[Params, Array]]:
-            carry, losses = jax.lax.scan(piece, carry, stops)
-            return carry, (carry[1][0], losses)
-
-        begin = (jnp.zeros((), jnp.int32), (params, optimiser.init(params), jnp.full((), -1, jnp.int32)))
-        (_, (_, _, broken)), (kept, curve) = jax.lax.scan(interval, begin, stops)
-        return kept, full(params), curve, broken
-
-    return starts, *jax.vmap(one)(starts, keys, rates)

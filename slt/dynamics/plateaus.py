@@ -52,18 +52,31 @@ NOWHERE = Path(_NONE, _NONE, _NONE, _NONE.astype(int), _NONE, _NONE, _NONE)
 """The path of a run that has no plateau."""
 
 
-class Critical(NamedTuple):
-    """The step at which runs go from one phase to another: median over them, its standard error, and the interval.
+class Middle(NamedTuple):
+    """The median of some numbers, and how they spread.
 
-    stderr: of the median, by the bootstrap over runs, and of the grid of steps; low, high: the 5 and 95 per cent
-    quantiles over runs (a spread of runs, not an uncertainty); runs: how many make the transition; of: how many there
-    are.
+    stderr; low, high: the standard error and the 90 per cent interval of the median, by the bootstrap; spread: the 5
+    and 95 per cent quantiles of the numbers themselves, which more of them do not narrow.
     """
 
     median: float
     stderr: float
     low: float
     high: float
+    spread: tuple[float, float]
+
+
+class Critical(NamedTuple):
+    """The step at which runs go from one phase to another: a `Middle` over the runs that do.
+
+    Its error and interval also count the grid of steps. runs: how many make the transition; of: how many there are.
+    """
+
+    median: float
+    stderr: float
+    low: float
+    high: float
+    spread: tuple[float, float]
     runs: int
     of: int
 
@@ -192,19 +205,28 @@ def critical_steps(paths: Sequence[Path], names: Sequence[str], fewest: int = 5)
         firsts = {(a, b): (step, width) for a, b, step, width in reversed(one.transitions)}
         for way, when in firsts.items():
             seen.setdefault(way, []).append(when)
-    rng = np.random.default_rng(0)
     found = {}
     for (a, b), each in sorted(seen.items(), key=lambda item: -len(item[1])):
-        if len(each) < fewest:
-            continue
-        values, widths = np.array(each).T
-        again = np.median(rng.choice(values, (1000, len(values))), axis=1)
-        middle = float(np.median(values))
-        error = float(np.hypot(again.std(ddof=1), middle * np.median(widths) / np.sqrt(12)))
-        low, high = np.quantile(values, [0.05, 0.95])
-        name = f"{named(names, a)}->{named(names, b)}"
-        found[name] = Critical(middle, error, float(low), float(high), len(values), len(paths))
+        if len(each) >= fewest:
+            values, widths = np.array(each).T
+            name = f"{named(names, a)}->{named(names, b)}"
+            found[name] = Critical(*middle(values, float(np.median(widths))), len(values), len(paths))
     return found
+
+
+def middle(values: Float[np.ndarray, " R"], width: float = 0.0, draws: int = 2000) -> Middle:
+    """`Middle` of finite numbers; NaN of fewer than two.
+
+    width: e-folds within which each is known; as the grid that they were read on is one for all, every replicate is
+    moved as a whole, evenly within it.
+    """
+    if len(values) < 2:
+        return Middle(np.nan, np.nan, np.nan, np.nan, (np.nan, np.nan))
+    rng = np.random.default_rng(0)
+    again = np.median(rng.choice(values, (draws, len(values))), axis=1)
+    again *= np.exp(width * (rng.random(draws) - 0.5))
+    low, high, least, most = (float(end) for each in (again, values) for end in np.quantile(each, [0.05, 0.95]))
+    return Middle(float(np.median(values)), float(again.std(ddof=1)), low, high, (least, most))
 
 
 def named(names: Sequence[str], label: int) -> str:

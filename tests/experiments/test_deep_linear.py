@@ -1,6 +1,7 @@
 """Deep linear networks: coefficients of truncated truths, and training as a measure of a run."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from slt.typing import InputError
 class Site:
     """What a measure sees of a run that has no sweep."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path = Path()) -> None:
+        self.folder = folder
         self.parts: dict[str, Any] = {}
         self.key = jax.random.key(5)
         self.pieces: list[str] = []
@@ -35,14 +37,15 @@ def test_coefficients_of_truncated_truths_are_within_three_per_cent() -> None:
     np.testing.assert_allclose(found["llc"], found["exact"], rtol=0.03)
 
 
-def test_training_as_a_measure() -> None:
+def test_training_as_a_measure(tmp_path: Path) -> None:
     model = models.population((3, 3, 3), (4.0, 2.0))
-    site = Site()
+    site = Site(tmp_path)
     found = _training.Training(
         model=model, learning_rate=0.01, steps=2000, runs=24, scale=1e-6, checkpoints=120, keep=5, block=16, points=4,
         t=50.0, chains=4, draws=16,
     )(site)  # fmt: skip
     assert site.pieces == ["runs 0", "runs 1", "local"]
+    assert not list(tmp_path.iterdir()), "checkpoints go once a block is kept"
     assert found.sizes["run"] == 24
     assert found["ok"].all()
     paths = _training.paths(found)
