@@ -33,6 +33,8 @@ def test_two_basins():
     named = found.quantities["critical_t[U->V]"]
     assert named.interval is not None
     assert named.interval[0] < named.value < named.interval[1]
+    assert found.quantities["coexistence[U->V]"].value == 1
+    np.testing.assert_allclose(found.quantities["label_entropy[U->V]"].value, np.log(2), atol=0.02)
     told = {each.name: each for each in found.predictions}
     np.testing.assert_allclose(told["leading"].t, 119.6, atol=0.1)
     assert abs(told["constant"].miss) < 0.03
@@ -84,10 +86,15 @@ def two_wells(centre_a, centre_b, loss, sharp):
     )
     model = slt.potential(lambda w: jnp.minimum(*branches(w, jnp)), a.size, slt.Uniform(-2.0, 2.0))
 
+    def lift(w):
+        """In three dimensions, both centres on the first axis: (x, r) as (x, r, 0), corners of the box left out."""
+        return np.concatenate([w, np.zeros_like(w[..., :1])], -1) if a.size == 3 else w
+
     def gap(log_t):
         q = quadrature(
-            lambda w: np.minimum(*branches(w, np)), np.exp(log_t), [(-2, 2)] * a.size,
-            region=lambda w: np.greater(*branches(w, np)).astype(int),
+            lambda w: np.minimum(*branches(lift(w), np)), np.exp(log_t), [(-2, 2), (0, 2)] if a.size == 3 else
+            [(-2, 2)] * a.size, (lambda w: np.log(np.maximum(w[..., 1], 1e-300))) if a.size == 3 else None,
+            region=lambda w: np.greater(*branches(lift(w), np)).astype(int),
         )  # fmt: skip
         return float(np.subtract(*q.region_free_energy))
 
@@ -112,8 +119,8 @@ def test_other_landscapes(a, b, loss, sharp):
 
 
 @pytest.mark.statistics
-def test_the_scalar_chain_and_a_pitchfork_are_crossovers():
-    """w1 w2 = s: 'learned' where the product passes s/2. The pitchfork (w^2 - h)^2, cut at |w| = sqrt(h)/2."""
+def test_the_scalar_chain_is_a_crossover():
+    """w1 w2 = s: 'learned' where the product passes s/2."""
     chain = slt.potential(lambda w: jnp.square(w[0] * w[1] - 0.3), 2, slt.Normal())
     learned = slt.Phases(
         ("zero", "learned"), lambda w: jnp.asarray(w[0] * w[1] > 0.15, jnp.int32), "learned where w1 w2 > s/2"
@@ -140,6 +147,10 @@ def test_on_data_against_the_closed_form():
     assert found.paths.changes.shape == (4,)
     assert found.axis == "n"
     assert "4 data sets" in str(found)
+    if found.critical is not None:
+        told = found.quantities
+        assert told["first_n[low->high]"].value <= told["last_n[low->high]"].value
+        assert np.isfinite(told["spread_data[low->high]"].value)
     mean = crossings(estimated(found.x, exact.mean(0), stderr=1e-6)).found
     assert [each.upward for each in found.crossings.found] == [each.upward for each in mean] or found.crossings.notes
     assert found.kind is None or found.kind.kind != "coexistence"

@@ -25,7 +25,7 @@ from slt.model import Model
 from slt.phases import Phases
 from slt.transitions import crossing
 from slt.transitions.crossing import Crossings
-from slt.typing import Batch, Key, Params
+from slt.typing import Batch, InputError, Key, Params
 
 __all__ = ["Transition", "repeated", "transition"]
 
@@ -63,7 +63,7 @@ def transition(
     for the kind, beside the projection on the line between the phases and the ratio of distances to them. profile: also
     measure the barrier at the crossing by umbrella sampling (`slt.barrier`, a potential; half a minute or more):
     without it a barrier beyond what the draws show (5 nats) is told as a bound. exact: a known crossing to set beside
-    it (a potential). rtol: standard error of a critical t, relative (of a control: to a third of its range), that
+    it. rtol: standard error of a critical t, relative (of a control: to a third of its range), that
     replicates are added for as long as `seconds` allow. budget: `runs` of `particles` a round, of each phase.
     """
     axis = along(model, t=t, n=n, beta=beta, control=control)
@@ -73,6 +73,8 @@ def transition(
     budget = (Budget() if n is None else ON_DATA) if budget is None else budget
     budget.check()
     if n is not None:
+        if profile:
+            raise InputError("profile", True, "a barrier is measured on a potential: leave it out, or give a potential")
         return OnData(of, parts, pair, axis, data, data_seeds, seeds, budget, key).run(asks)
     return Potential(of, parts, pair, axis, seeds, budget, key).run(asks)
 

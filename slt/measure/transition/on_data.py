@@ -13,14 +13,16 @@ from slt.cells import data_words
 from slt.engine.program import draw_data
 from slt.measure import crossings, regions
 from slt.measure.axis import Axis
-from slt.measure.crossings import between_signs, heights_of, jackknife, table, verdict
+from slt.measure.crossings import between_signs, heights_of, jackknife, known_form, table, verdict
 from slt.measure.evidence import Budget
 from slt.measure.target import Target
 from slt.measure.transition.result import Asks, Transition, backward, first
 from slt.phases import Phases
 from slt.transitions import crossing
+from slt.transitions.crossing import Crossing
 from slt.transitions.kind import Kind, classify
 from slt.transitions.paths import paths
+from slt.transitions.predictions import Prediction, Root, predictions
 from slt.typing import Batch, Estimate, InputError, Key
 
 Values = dict[str, float]
@@ -65,6 +67,7 @@ class OnData:
         kind = None
         if at is not None:
             kind = self._kind(float(x[np.abs(axis.forth(x) - axis.forth(at.value)).argmin()]), asks)
+        guesses = self._predictions(found.only(), asks.exact)
         values = np.stack([each.mean((0, 1)) for each in (a, b)], axis=-1)
         spread = [each.mean(1).std(0, ddof=1) if self.sets > 1 else each[0].std(0, ddof=1) for each in (a, b)]
         errors = np.stack(spread, axis=-1) / np.sqrt(self.sets if self.sets > 1 else a.shape[1])
@@ -77,11 +80,11 @@ class OnData:
             crossings=found,
             critical=found.only(),
             kind=kind,
-            predictions=(),
+            predictions=guesses,
             paths=paths(x, refined.paths),
             refined=refined,
             report=None,
-            verdict=verdict(names, axis, found, kind, (), self.sets),
+            verdict=verdict(names, axis, found, kind, guesses, self.sets),
         )
 
     def _drawn(self, control: tuple[tuple[str, float], ...]) -> list[Batch]:
@@ -119,3 +122,18 @@ class OnData:
         pooled = [[self._cell(k, near)[1][a] for k in range(self.sets)] for a in self.pair]
         draws = [np.concatenate([each[0] for each in some if each is not None]) for some in pooled]
         return classify(heights_of(self._target(0, near), draws, asks.order)[0])
+
+    def _predictions(self, critical: Crossing | None, exact: float | None) -> tuple[Prediction, ...]:
+        """Leading orders, in t = n beta, of the phases' known basins; told in the axis's own numbers."""
+        forms = [None if self.axis.is_control else known_form(self.of.model, self.parts.names[a]) for a in self.pair]
+        if None in forms:
+            return predictions(None, None, critical, exact=exact)
+        cell = self.axis.cell(1.0)
+        scale = cell.n * cell.beta
+        a, b = (form if form is None else form._replace(constant=np.nan) for form in forms)
+        measured = critical and critical._replace(value=critical.value * scale, stderr=critical.stderr * scale)
+        told = predictions(a, b, measured, exact=None if exact is None else exact * scale)
+        return tuple(
+            each._replace(t=each.t / scale, roots=tuple(Root(root.t / scale, root.upward) for root in each.roots))
+            for each in told
+        )

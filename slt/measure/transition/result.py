@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from slt.measure.barrier import Order
 from slt.measure.regions import PhaseReport
@@ -22,7 +23,7 @@ class Transition:
     critical: the one crossing from a to b (None: there is none, or there are several: see `crossings`); kind: of it, or
     of the first crossing where it is None. x, free_energy: Estimate [x, 2] over the values asked for (on data averaged
     over data sets, and refined); refined: F_a - F_b close about the crossings, whence these were measured. predictions:
-    theory beside it (along t; elsewhere only what is known exactly). paths: crossings of single data sets. report:
+    theory beside it (along a control only what is known exactly). paths: crossings of single data sets. report:
     everything of the phases over the values asked for (along t). verdict: all in a few sentences; str() gives it.
     """
 
@@ -44,18 +45,38 @@ class Transition:
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """critical_t[a->b] (or _n, _beta, or of the control) with its 90 per cent interval, and barrier[a->b] at it
-        where measured.
+        """Of the one crossing from a to b, each with [a->b]: critical_t (or _n, _beta, or of the control) with its
+        90 per cent interval; on data its errors from data sets and from chains (spread_data, spread_chains) and the
+        median first and last crossings of single data sets (first_n, last_n); barrier, label_entropy in nats and
+        coexistence (1, 0 for a crossover, NaN where it is unresolved) where measured.
         """
         if self.critical is None:
             return {}
-        name, at = f"[{self.names[0]}->{self.names[1]}]", self.critical
-        value, stderr = np.asarray(at.value), np.asarray(at.stderr)
-        found = {f"critical_{self.axis}{name}": Quantity(value, stderr, {}, np.asarray(at.interval))}
-        if self.kind is not None and self.kind.barrier is not None:
-            top = self.kind.barrier
-            found[f"barrier{name}"] = Quantity(np.asarray(top.value), np.asarray(top.stderr), {})
-        return found
+        at, found = self.critical, {f"critical_{self.axis}": _number(*self.critical[:2], self.critical.interval)}
+        if self.paths is not None:
+            found |= {"spread_data": _number(at.data), "spread_chains": _number(at.chains)}
+            for name, ends in (("first", self.paths.first), ("last", self.paths.last)):
+                found[f"{name}_{self.axis}"] = _median(ends[np.isfinite(ends)])
+        if self.kind is not None:
+            found["coexistence"] = _number({"coexistence": 1.0, "crossover": 0.0}.get(self.kind.kind, np.nan))
+            if self.kind.barrier is not None:
+                found["barrier"] = _number(self.kind.barrier.value, self.kind.barrier.stderr)
+            if self.kind.label_entropy is not None:
+                found["label_entropy"] = _number(self.kind.label_entropy)
+        return {f"{name}[{self.names[0]}->{self.names[1]}]": one for name, one in found.items()}
+
+
+def _number(value: float, stderr: float = float("nan"), interval: tuple[float, float] | None = None) -> Quantity:
+    return Quantity(np.array(value), np.array(stderr), {}, None if interval is None else np.array(interval))
+
+
+def _median(values: Float[np.ndarray, " data"]) -> Quantity:
+    """The median over data sets, with the interval between the order statistics that holds it in 90 per cent."""
+    if values.size < 2:
+        return _number(float(values[0]) if values.size else np.nan)
+    low, high = stats.binom.ppf([0.05, 0.95], values.size, 0.5).astype(int)
+    ends = np.sort(values)[[max(low - 1, 0), min(high, values.size - 1)]]
+    return _number(float(np.median(values)), float(np.ptp(ends)) / 3.29, (float(ends[0]), float(ends[1])))
 
 
 class Asks(NamedTuple):
