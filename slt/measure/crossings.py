@@ -151,13 +151,13 @@ def heights_of(
     """
     draws = [np.asarray(each, np.float64).reshape(-1, regions.SHOWN, of.dim) for each in shown]
     size = float(np.mean([np.square(each - each.mean((0, 1))).sum(-1).mean() for each in draws])) + 1e-300
-    places = [_places(of, each.reshape(-1, of.dim)) for each in draws]
-    spread = float(np.mean([_squares(each, own).min(-1).mean() for each, own in zip(draws, places, strict=True)]))
+    places = [places_of(of, each.reshape(-1, of.dim)) for each in draws]
+    spread = float(np.mean([squares(each, own).min(-1).mean() for each, own in zip(draws, places, strict=True)]))
     size = min(size, 2 * spread) + 1e-300
 
     def projection(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How far from a to b, and the square of the distance between these two."""
-        a, b = (own[_squares(w, own).argmin(-1)] for own in places)
+        a, b = (own[squares(w, own).argmin(-1)] for own in places)
         line = b - a
         length = np.maximum(np.square(line).sum(-1), 1e-300)
         return ((w - a) * line).sum(-1) / length, length
@@ -168,7 +168,7 @@ def heights_of(
         size = max(size, 2 * float(np.quantile(length * way * (way - 1), 0.99)))
 
     def ratio(w: np.ndarray) -> np.ndarray:
-        a, b = (_squares(w, own).min(-1) for own in places)
+        a, b = (squares(w, own).min(-1) for own in places)
         return np.log((a + size) / (b + size))
 
     rules = {
@@ -188,12 +188,12 @@ def heights_of(
     return found, points
 
 
-def _squares(w: np.ndarray, places: np.ndarray) -> np.ndarray:
+def squares(w: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Squared distances [..., place]."""
     return np.square(w[..., None, :] - places).sum(-1)
 
 
-def _places(of: Target, w: np.ndarray) -> np.ndarray:
+def places_of(of: Target, w: np.ndarray) -> np.ndarray:
     """Up to PLACES points of a phase [place, d], among its tenth of draws of least K: the least, then again and again
     the farthest from those there are, as long as it is farther than these draws are spread.
     """
@@ -202,11 +202,22 @@ def _places(of: Target, w: np.ndarray) -> np.ndarray:
     typical = float(np.square(low - low.mean(0)).sum(-1).mean())
     found = low[:1]
     while len(found) < PLACES:
-        apart = _squares(low, found).min(-1)
+        apart = squares(low, found).min(-1)
         if apart.max() <= typical / 2:
             break
         found = np.concatenate([found, low[int(apart.argmax())][None]])
     return found
+
+
+def known_form(model: Model, phase: str) -> Form | None:
+    """The form of F of a phase by its deepest known basin with a known lambda, constant 0; None where there is none."""
+    truth = model.truth()
+    forms = [
+        Form(basin.loss, basin.lam, basin.multiplicity or 1)
+        for basin in (() if truth is None else truth.basins)
+        if basin.phase == phase and basin.loss is not None and basin.lam is not None
+    ]
+    return min(forms, key=lambda each: each.loss, default=None)
 
 
 def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
@@ -214,16 +225,11 @@ def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
 
     The constant of a known form is what the largest t measured leaves over.
     """
-    truth = of.model.truth()
-    basins = () if truth is None else truth.basins
-    known = [
-        each for each in basins if each.phase == report.names[a] and each.loss is not None and each.lam is not None
-    ]
-    basin = min(known, key=lambda each: np.inf if each.loss is None else each.loss, default=None)
     fit = np.asarray(report.fit.value)[a]
-    form = Form(float(fit[0]), float(fit[1]), 1, float(fit[2]))
-    if basin is not None and basin.loss is not None and basin.lam is not None:
-        form = Form(basin.loss, basin.lam, basin.multiplicity or 1, 0.0)
+    form = known_form(of.model, report.names[a])
+    if form is None:
+        form = Form(float(fit[0]), float(fit[1]), 1, float(fit[2]))
+    else:
         last = np.asarray(report.free_energy.value)[-1, a] - form.at(report.t[-1:])[0]
         form = form._replace(constant=float(last) if report.interior[-1, a] >= 0.95 else np.nan)
     rest = report.laplace[:, a] - of.dim / 2 * np.log(report.t)
