@@ -9,6 +9,7 @@ wide   tms with 16,384 chains: for accelerators
 n beta = n/log n and gamma = 1. The prior is flat: other libraries know only the localiser.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +76,8 @@ def steps(sampler: Sampler) -> int:
     return int(sampler.leapfrogs) if isinstance(sampler, HMC) else 1
 
 
-def cases() -> dict[str, Case]:
-    """All cases by name."""
+def cases(quick: bool = False) -> dict[str, Case]:
+    """All cases by name; quick: with a burn-in too short for coefficients, and two n of the sweep's eight."""
     tms, sizes = superposition.make(c=6, prior=Flat()), [32, 64, 128, 256, 512, 1024, 2048, 4096]
     dln = deep_linear.make(widths=(10,) * 4, singular_values=(1.0,) * 5, prior=Flat())
     mlp = deep_linear.make(widths=(600,) * 4, singular_values=(1.0,) * 5, prior=Flat())
@@ -87,4 +88,7 @@ def cases() -> dict[str, Case]:
         Case("sweep", tms, sizes, data_seed=range(64), chains=16, burn_in=32, chunk=32, peers=False),
         Case("wide", tms, [500], chains=16384, burn_in=32, chunk=64, peers=False),
     ]
+    if quick:
+        made = [dataclasses.replace(case, burn_in=min(case.burn_in, 500)) for case in made]
+        made[3] = dataclasses.replace(made[3], n=[sizes[0], sizes[-1]])
     return {case.name: case for case in made}

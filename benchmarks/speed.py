@@ -12,23 +12,32 @@ them), a normal for each parameter alone, and SGLD of other libraries (peers.py 
 repeated in rounds, and a ratio is the median over rounds of the ratio within a round: on a busy machine read ratios.
 
 JSON: a list under "cases", each with case, sampler, chain_steps_per_s, ratio_to_gradient (seconds of a step over those
-of its gradient), share_of_floors (gradient and normals over the step), ess_per_s (of the loss on the full data; null
-where the run was too short to tell), compile_s (a program), and ratio_to_NAME (chain-steps per second over the peer's)
-for each peer. "equal_bias" of SGLD: its effective draws per second at the step where its learning coefficient is 2 per
-cent off, and how many times more HMC makes. "peaks": the largest matrix product and copy measured here; "bars": what
-issue 5 asks of two CPU cores.
+of its gradient), share_of_floors (gradient and normals over the step), share_of_roofline (the gradients' operations per
+second over what the peaks allow), ess_per_s (of the loss on the full data; null where the run was too short to tell),
+compile_s (a program), and ratio_to_NAME (chain-steps per second over the peer's) for each peer, null in cases that the
+peers do not know. "equal_bias" of SGLD: its effective draws per second at the step where its learning coefficient is 2
+per cent off, and how many times more HMC makes. "peaks": the largest matrix product and copy measured here;
+"compiling": see compiling.py; "bars": what issue 5 asks of two CPU cores, or of an accelerator.
+
+--quick: the same in 60 s on two free cores (peers aside). Each case gets an equal share of the time that is left, and
+as many samplers as it can compile in that, in the order above ("left_out": the others); the sweep has two n, burn-in is
+short, and minibatch samplers have no ess_per_s.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import bars
+import compiling
 import jax
 import numpy as np
 import timing
@@ -42,6 +51,9 @@ from slt.samplers.base import Sampler
 
 BIAS = 0.02
 """Relative bias of the learning coefficient at which SGLD and HMC are compared."""
+QUICK = 50.0
+"""Seconds after which --quick begins nothing more."""
+PEAKS = {"matmul_gflops": math.nan, "memory_gb_per_s": math.nan}
 
 
 class Peers:
@@ -112,9 +124,19 @@ def begun(case: Case, name: str) -> Running:
     return running
 
 
-def measure(case: Case, names: list[str], peers: Peers, seconds: float, rounds: int, ess_s: float) -> list[dict]:
-    """One row a sampler."""
-    running = {name: begun(case, name) for name in names}
+def measure(
+    case: Case, names: list[str], peers: Peers, seconds: float, rounds: int, ess_s: float, share: float = math.inf,
+    peaks: dict[str, float] = PEAKS,
+) -> list[dict]:  # fmt: skip
+    """One row a sampler; of the first ones only where more could not be compiled in half of `share` seconds."""
+    began, last, running = time.perf_counter(), 0.0, {}
+    for name in names:
+        before = time.perf_counter()
+        if running and before - began + 1.5 * last > share / 2:
+            break
+        running[name] = begun(case, name)
+        last = time.perf_counter() - before
+    names = list(running)
     batches = {name: None if name == "HMC" else case.batch_size for name in names}
     some = next(iter(running.values())).job
     watches: dict[str, Watch] = dict(running)
@@ -138,10 +160,13 @@ def measure(case: Case, names: list[str], peers: Peers, seconds: float, rounds: 
             "normals_us": micro(took["normals"]), "ratio_to_gradient": float(np.median(step / gradient)),
             "share_of_floors": float(np.median((gradient + took["normals"]) / step)),
             "compile_s": running[name].compile_s, "flops": flops, "bytes": moved,
-            "gflops": 1e-9 * flops / float(np.median(step)),
+            "gflops": 1e-9 * flops / float(np.median(step)), "ess_per_s": None,
         }  # fmt: skip
+        roof = min(peaks["matmul_gflops"], flops / moved * peaks["memory_gb_per_s"])
+        row["share_of_roofline"] = row["gflops"] / roof
+        row |= {f"ratio_to_{peer}": None for peer in peers.names}
         row |= {f"ratio_to_{peer}": float(np.median(took[peer] / step)) for peer in rivals}
-        if ess_s > 0:
+        if ess_s > 0 and (batch is None or share == math.inf):  # of minibatches the full loss is a program more
             row |= mixing(case, running[name].job.sampler, row, ess_s)
         rows.append(row)
     if rivals:
@@ -204,34 +229,9 @@ def equal_bias(case: Case, rows: list[dict[str, Any]], seconds: float) -> None:
     row["equal_bias"] = last | {"tried": tried, "hmc_over_sgld": rate}
 
 
-def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What two CPU cores should reach, and what they do."""
-    asked = [
-        ("tms", "SGLD", "ratio_to_devinterp_tensor", 100, 1), ("tms", "SGLD", "ratio_to_gradient", 1.6, -1),
-        ("dln", "SGLD", "ratio_to_devinterp_tensor", 50, 1), ("dln", "SGLD", "ratio_to_gradient", 2.2, -1),
-        ("mlp", "SGLD", "ratio_to_devinterp_tensor", 1.4, 1), ("mlp", "SGLD", "share_of_floors", 0.8, 1),
-    ]  # fmt: skip
-    by_name = {(row["case"], row["sampler"]): row for row in rows}
-    found = []
-    for case, sampler, field, limit, sign in asked:
-        value = by_name.get((case, sampler), {}).get(field)
-        if value is not None:
-            found.append(_bar(f"{case} {field}", value, limit, sign))
-    for (case, sampler), row in by_name.items():
-        found.append(_bar(f"{case} {sampler} compile_s", row["compile_s"], 3.0, -1))
-        if row.get("equal_bias", {}).get("hmc_over_sgld") is not None:
-            found.append(_bar(f"{case} ESS/s, HMC over SGLD", row["equal_bias"]["hmc_over_sgld"], 3.0, 1))
-    return found
-
-
-def _bar(name: str, value: float, limit: float, sign: int) -> dict[str, Any]:
-    at = "least" if sign > 0 else "most"
-    return {"bar": name, "value": value, "limit": limit, "at": at, "met": sign * value >= sign * limit}
-
-
 def line(row: dict[str, Any]) -> str:
     """One line of the table."""
-    peers = [name for name in row if name.startswith("ratio_to_") and name != "ratio_to_gradient"]
+    peers = [name for name in row if name.startswith("ratio_to_") and name != "ratio_to_gradient" and row[name]]
     ratios = "  ".join(f"{name.removeprefix('ratio_to_')} x{row[name]:.3g}" for name in peers)
     ess = row.get("ess_per_s")
     return (
@@ -259,7 +259,7 @@ def save(path: Path | None, content: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="within a minute: fewer samplers and rounds, no ESS")
+    parser.add_argument("--quick", action="store_true", help="within a minute: fewer rounds, what there is time for")
     parser.add_argument("--cases", help="only these, as tms,dln; default all, `wide` only on an accelerator")
     parser.add_argument("--samplers", help="only these, as SGLD,HMC")
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment that holds the other libraries")
@@ -271,35 +271,45 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--large", action="store_true", help="instead: deep linear networks to 100 M parameters")
     parser.add_argument("--precision", action="store_true", help="instead: bf16 and TF32 and the coefficient")
     args = parser.parse_args(argv)
+    began = time.perf_counter()
     jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_default_matmul_precision", "highest")  # as slt run does
     if args.scaling is not None:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # of no effect on accelerators
     content: dict[str, Any] = {"machine": machine()}
     if args.scaling is not None or args.large or args.precision:
         return others(args, content)
-    known = cases()
-    default = ["tms", "dln", "mlp"] if args.quick else [*known][: None if jax.default_backend() != "cpu" else -1]
-    chosen = default if args.cases is None else args.cases.split(",")
+    known, on_cpu = cases(args.quick), jax.default_backend() == "cpu"
+    chosen = [*known][: -1 if on_cpu or args.quick else None] if args.cases is None else args.cases.split(",")
     wanted = args.samplers.split(",") if args.samplers else list(SAMPLERS)
     rounds, seconds = args.rounds or (3 if args.quick else 7), args.seconds or (0.1 if args.quick else 0.5)
-    content |= {"peaks": timing.peaks(args.quick), "cases": [], "bars": []}
+    content |= {"peaks": timing.peaks(args.quick), "cases": [], "left_out": [], "compiling": [], "bars": []}
     peers = Peers(args.peers)
     content["peers"] = peers.names
     print(content["machine"], content["peaks"], content["peers"], flush=True)
-    for name in chosen:
-        few = ["SGLD"] if name == "mlp" else ["SGLD", "HMC"]
-        names = few if args.quick and args.samplers is None else wanted
-        rows = measure(known[name], names, peers, seconds, rounds, 0 if args.quick else 20 * seconds)
+    for number, name in enumerate(chosen):
+        left = max(0.0, QUICK - (time.perf_counter() - began))
+        share = left / (len(chosen) - number) if args.quick else math.inf
+        ess_s = 5 * seconds if args.quick else 20 * seconds
+        rows = measure(known[name], wanted, peers, seconds, rounds, ess_s, share, content["peaks"])
         if not args.quick and name in ("tms", "dln"):
             equal_bias(known[name], rows, 20 * seconds)
         content["cases"] += rows
-        content["bars"] = bars(content["cases"])
+        content["left_out"] += [f"{name} {one}" for one in wanted[len(rows) :]]
+        content["bars"] = bars.bars(content["cases"], jax.default_backend())
         save(args.json, content)
         print(*map(line, rows), sep="\n", flush=True)
         jax.clear_caches()
-    for bar in content["bars"]:
-        print(f"{'ok' if bar['met'] else 'NO':3s} {bar['bar']}: {bar['value']:.3g}, at {bar['at']} {bar['limit']:g}")
     peers.close()
+    if not args.quick and args.cases is None:
+        content["compiling"] = [*compiling.cells(), compiling.demo()]
+        print(*content["compiling"], sep="\n", flush=True)
+        content["bars"] = bars.bars(content["cases"], jax.default_backend(), content["compiling"])
+    content["seconds"] = time.perf_counter() - began
+    save(args.json, content)
+    print(*map(bars.line, content["bars"]), sep="\n")
+    if content["left_out"]:
+        print("no time for", ", ".join(content["left_out"]))
     if args.figure is not None:
         import drawing
 
