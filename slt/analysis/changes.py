@@ -1,9 +1,10 @@
 """slt.change_points: where the curves of a sweep change along an axis, with a false-alarm probability for it all."""
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -11,7 +12,7 @@ import xarray as xr
 from slt.analysis.draws import SEED, Draws
 from slt.results import Run
 from slt.results.words import label
-from slt.transitions.changepoints import Scan, detect
+from slt.transitions.changepoints import SLACK, Scan, detect
 from slt.transitions.falls import SHARES, kind
 from slt.typing import Estimate, InputError, Quantity
 
@@ -90,7 +91,10 @@ def change_points(
     part: str = "main",
     data_sets: Literal["average", "each"] | None = None,
     level: float = 0.02,
-    **options: Any,
+    slack: float = SLACK,
+    scale: float | None = None,
+    simulations: int = 4000,
+    seed: int = 0,
 ) -> Changes:
     """Where the posterior changes along an axis of a sweep, told from its curves as `Changes`.
 
@@ -103,8 +107,8 @@ def change_points(
 
     data_sets: `average` over data seeds, with the larger of their spread's error and their own (the default with 4 or
     more; the only way along n, where one data set's curve moves by itself), or `each`. level: probability of any alarm
-    without a transition, over all curves and all points of the other axes together. options: `slack`, `scale`,
-    `simulations` and `seed` of slt.transitions.changepoints.detect.
+    without a transition, over all curves and all points of the other axes together. slack (nats that lam may fall),
+    scale (of the smooth null along a control), simulations, seed: as of slt.transitions.changepoints.detect.
 
     Errors count as known to as many degrees of freedom as there are chains (ladders; data sets where averaged), less
     one. Left out are points where no chain is well, where chains that are no ladders disagree (fewer than 5 effective
@@ -126,7 +130,8 @@ def change_points(
     if axis not in view.grid or axis == SEED:
         known = [name for name in view.grid if name != SEED]
         raise InputError("along", axis, f"give an axis of {FEWEST} values or more; the grid has: {', '.join(known)}")
-    found = _scan(view, axis, data_sets, level, options)
+    test = functools.partial(detect, level=level, slack=slack, scale=scale, simulations=simulations, seed=seed)
+    found = _scan(view, axis, data_sets, test)
     if not found.scans:
         cure = f"no sweep has {FEWEST} points and {CHAINS} chains (along n: data sets) that agree: nothing can be told"
         raise InputError("data", {name: data.sizes[name] for name in (*view.grid, "chain")}, cure)
@@ -136,8 +141,13 @@ def change_points(
 def quantities(view: Draws) -> dict[str, Quantity]:
     """`Changes.quantities` along the default axis; none where nothing can be told."""
     axis = _axis(view)
-    found = None if axis is None else _scan(view, axis, None, 0.02, {"simulations": 1000})
-    return found.quantities if found is not None and found.scans else {}
+    if axis is None:
+        return {}
+    try:
+        found = _scan(view, axis, None, functools.partial(detect, simulations=1000))
+    except InputError:  # values of n beta that coincide, or do not ascend with n
+        return {}
+    return found.quantities if found.scans else {}
 
 
 def _axis(view: Draws) -> str | None:
@@ -150,16 +160,17 @@ def _axis(view: Draws) -> str | None:
 
 
 class _Sweeps(NamedTuple):
-    """Curves [others..., x] and, at each of the others, degrees of freedom of their errors."""
+    """Curves [others..., x], x as the grid has it, and at each of the others degrees of freedom of their errors."""
 
     coords: dict[str, list]
+    values: list
     x: np.ndarray
     nbeta: np.ndarray
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     dof: np.ndarray
 
 
-def _scan(view: Draws, axis: str, data_sets: str | None, level: float, options: dict[str, Any]) -> Changes:
+def _scan(view: Draws, axis: str, data_sets: str | None, test: Callable[..., Scan]) -> Changes:
     found = _sweeps(view, axis, data_sets)
     ready = {}
     for index, at in _points(found.coords):
@@ -168,14 +179,13 @@ def _scan(view: Draws, axis: str, data_sets: str | None, level: float, options: 
         if found.dof[index] >= CHAINS - 1 and "loss" in told:
             ready[at] = index, told
     scans = {
-        at: detect(
+        at: test(
             found.x[index], told, axis=axis if axis in PHYSICAL else "control", nbeta=found.nbeta[index],
-            level=level, dof=float(found.dof[index]), sweeps=len(ready), **options,
+            dof=float(found.dof[index]), sweeps=len(ready),
         )
         for at, (index, told) in ready.items()
     }  # fmt: skip
-    values = found.x.reshape(-1, found.x.shape[-1])[0].tolist()
-    coords = found.coords | {axis: values}
+    coords = found.coords | {axis: found.values}
     return Changes(axis, found.coords, scans, {name: Quantity(*one, coords) for name, one in found.curves.items()})
 
 
@@ -218,7 +228,7 @@ def _sweeps(view: Draws, axis: str, data_sets: str | None) -> _Sweeps:
     curves = {name: (np.moveaxis(v, where, -1)[..., order], np.moveaxis(s, where, -1)[..., order])
               for name, (v, s) in curves.items()}  # fmt: skip
     coords = {name: view.coords[name] for name in dims if name != axis}
-    return _Sweeps(coords, x[..., order], nbeta[..., order], curves, dof)
+    return _Sweeps(coords, [view.coords[axis][i] for i in order], x[..., order], nbeta[..., order], curves, dof)
 
 
 def _few(estimate: Estimate, than: np.ndarray) -> np.ndarray:

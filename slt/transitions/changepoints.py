@@ -13,7 +13,8 @@ the upper phase and falls by about Delta - 1 as that is left: t<K> and C must fa
 scalar chain, s < 1.5; q = 8 columns) lets lam fall too, by at most 0.47 nats, and C by 0.94. So falls within `slack` =
 0.5 nats of lam, and twice that of C, are no transition: that is the null tested. In it a constant curve at the very
 edge is the worst case (every contrast of a non-falling curve is at most 0), so simulated constants bound the false
-alarms of all.
+alarms of all. Outside this null is what many modes do that a prior far from them lets go at once: for |w - w0|^2/2 in d
+dimensions, under N(0, 1), lam falls by about |w0|^2/8 - d/4. Begin the grid where the posterior has left the prior.
 
 Detectors: `llc` and `heat_capacity` fall; `loss` (E[L_n], no baseline needed) gives C as its slope against 1/t; the
 `occupancy` or `mass` of a phase moves faster than the null allows: as |dp/dlog t|^2 <= p (1-p) C, the angle 2 arcsin
@@ -32,7 +33,7 @@ from ruptures.base import BaseCost
 from scipy import optimize
 
 from slt.transitions import falls, maxwell, smooth
-from slt.transitions.falls import FALLING, SHARES, Curve, kind
+from slt.transitions.falls import FALLING, SHARES, Curve, Noise, Test, kind
 from slt.typing import InputError
 
 SLACK = 0.5
@@ -105,8 +106,9 @@ def detect(
     sweeps: how many are scanned for one statement, this one among them: probabilities are those of an alarm in any.
 
     Each detector's null law of its largest statistic over all positions is simulated with Student noise of the stated
-    errors, at least `simulations` times where that is loud and fewer where it plainly is not; over detectors (and
-    sweeps) the probabilities are joined by Sidak's rule, which overstates them as all see the same draws.
+    errors, at least `simulations` times where that is loud and fewer where it plainly is not (far beyond them it is
+    bounded by the sum over positions); over detectors (and sweeps) the probabilities are joined by Sidak's rule, which
+    overstates them as all see the same draws.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 1 or len(x) < 5 or not np.isfinite(x).all() or np.any(np.diff(x) <= 0):
@@ -129,21 +131,21 @@ def detect(
     rng = np.random.default_rng(seed)
     tests = len(given) * sweeps
     each = 1 - (1 - level) ** (1 / tests)
-    simulations = max(simulations, math.ceil(2 / each))
+    noise = Noise(dof, simulations, each, rng)
     found: dict[str, Detector] = {}
     places = x if axis == "control" else np.log(x)
     width = scale if scale is not None else float(np.ptp(places)) / 4 if axis == "control" else 1.0
     for name, (value, stderr) in given.items():
         if name in made:
-            test = falls.falls(made[name], dof, simulations, rng)
+            test = falls.falls(made[name], noise)
         elif name in shares:
-            test = falls.turns(x, value, stderr, falls.bound(made, slack), dof, simulations, rng)
+            test = falls.turns(x, value, stderr, falls.bound(made, slack), noise)
         else:
-            test = smooth.steps(places, value, stderr, width, dof, max(300, simulations // 8, math.ceil(2 / each)), rng)
-        z, null, at = test
-        critical = float(np.quantile(null, 1 - each))
-        tail = float((1 + np.sum(null >= z)) / (1 + len(null)))
-        found[name] = Detector(float(z), (float(x[at[0]]), float(x[at[1]])), tail, critical)
+            number = max(300, simulations // 8, math.ceil(2 / each))
+            z, null, at = smooth.steps(places, value, stderr, width, dof, number, rng)
+            test = Test(z, null, float((1 + np.sum(null >= z)) / (1 + len(null))), at)
+        critical = float(np.quantile(test.null, 1 - each))
+        found[name] = Detector(test.z, (float(x[test.at[0]]), float(x[test.at[1]])), test.tail, critical)
     least = min(one.false_alarm for one in found.values())
     false_alarm = 1 - (1 - least) ** tests
     loud = tuple(name for name, one in found.items() if one.false_alarm <= each)
@@ -210,7 +212,8 @@ def _located(
     points: list[ChangePoint] = []
     for top, bottom in _segments(x, falling, max((found[name].critical for name in falling), default=0.0)):
         near = tuple(n for n in loud if found[n].between[0] <= x[bottom] and found[n].between[1] >= x[top])
-        fit = maxwell.fit(t, {kind(n): given[n] for n in given if kind(n) in FALLING}, top, bottom)
+        with np.errstate(over="ignore", invalid="ignore"):  # where the fit strays
+            fit = maxwell.fit(t, {kind(n): given[n] for n in given if kind(n) in FALLING}, top, bottom)
         if fit is not None:
             log_x = float(np.interp(np.log(fit.t), np.log(t), np.log(x)))
             wide = 1.6449 * fit.stderr

@@ -5,10 +5,12 @@ The theory is told in slt.transitions.changepoints.
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from slt.typing import InputError
 
@@ -67,8 +69,30 @@ def made(x: np.ndarray, given: Any, t: np.ndarray, slack: float) -> dict[str, Cu
     return made
 
 
-def falls(curve: Curve, dof: float, simulations: int, rng: np.random.Generator) -> tuple[float, np.ndarray, Any]:
-    """The largest fall between two windows in standard errors, its law for a constant curve, and where it lies."""
+class Test(NamedTuple):
+    """The largest statistic z, what it was in simulations of the null, the probability there of one as large, and the
+    grid values that it lies between.
+    """
+
+    z: float
+    null: np.ndarray
+    tail: float
+    at: tuple[int, int]
+
+
+class Noise(NamedTuple):
+    """How nulls are simulated: Student noise of `dof`, at least `simulations` times where z is loud, and as often as it
+    takes to tell probabilities of `each`.
+    """
+
+    dof: float
+    simulations: int
+    each: float
+    rng: np.random.Generator
+
+
+def falls(curve: Curve, noise: Noise) -> Test:
+    """The largest fall between two windows in standard errors, against a constant curve."""
     left, right, last, first = _windows(len(curve.x))
     weight = 1 / np.square(curve.error)
     before, after = left * weight, right * weight
@@ -77,8 +101,8 @@ def falls(curve: Curve, dof: float, simulations: int, rng: np.random.Generator) 
     z = (contrasts @ curve.values - curve.slack) / spread
     loudest = int(np.argmax(z))
     scaled = contrasts * (curve.stderr / spread[:, None])
-    at = curve.ends[last[loudest], 0], curve.ends[first[loudest], 1]
-    return float(z[loudest]), largest(scaled, float(z[loudest]), dof, simulations, rng), at
+    at = int(curve.ends[last[loudest], 0]), int(curve.ends[first[loudest], 1])
+    return _against(scaled, float(z[loudest]), noise, 1, at)
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,23 +118,25 @@ def _windows(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     return left, right, last - 1, first
 
 
-def largest(
-    rows: np.ndarray, z: float, dof: float, simulations: int, rng: np.random.Generator, both: bool = False
-) -> np.ndarray:
-    """The largest of rows @ noise in each simulation: of fewer than asked for where `ENOUGH` have exceeded z before.
+def _against(rows: np.ndarray, z: float, noise: Noise, sides: int, at: tuple[int, int]) -> Test:
+    """z against the largest of rows @ noise, or of its absolute value if there are two sides.
 
-    Stopping there leaves the share of those beyond z a valid probability (Besag and Clifford 1991).
+    Simulations end where `ENOUGH` have exceeded z: the share of those beyond is a valid probability then too (Besag and
+    Clifford 1991). What is too loud for them is bounded by the sum over rows of P(T > z): a row has norm 1, and a mean
+    of Student noise has lighter tails than one of its terms.
     """
-    found, beyond = [], 0
-    rows = rows.astype(np.float32)
-    for start in range(0, simulations, BLOCK):
-        noise = rng.standard_t(dof, (rows.shape[1], min(BLOCK, simulations - start))).astype(np.float32)
-        table = rows @ noise
-        found.append(table.max(0) if not both else np.maximum(table.max(0), -table.min(0)))
+    found, beyond, rows = [], 0, rows.astype(np.float32)
+    most = len(rows) * sides * float(special.stdtr(noise.dof, -z))
+    number = noise.simulations if most <= noise.each else max(noise.simulations, math.ceil(2 / noise.each))
+    for start in range(0, number, BLOCK):
+        drawn = noise.rng.standard_t(noise.dof, (rows.shape[1], min(BLOCK, number - start))).astype(np.float32)
+        table = rows @ drawn
+        found.append(table.max(0) if sides == 1 else np.maximum(table.max(0), -table.min(0)))
         beyond += int((found[-1] >= z).sum())
         if beyond >= ENOUGH:
             break
-    return np.concatenate(found)
+    null = np.concatenate(found)
+    return Test(z, null, min((1 + beyond) / (1 + len(null)), most), at)
 
 
 def bound(made: Mapping[str, Curve], slack: float) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +151,9 @@ def bound(made: Mapping[str, Curve], slack: float) -> tuple[np.ndarray, np.ndarr
 
 
 def turns(
-    x: np.ndarray, value: np.ndarray, stderr: np.ndarray, bound: tuple[np.ndarray, np.ndarray], dof: float,
-    simulations: int, rng: np.random.Generator,
-) -> tuple[float, np.ndarray, Any]:  # fmt: skip
-    """The largest turn of the angle 2 arcsin sqrt(p) beyond what C allows, its law without a turn, and where."""
+    x: np.ndarray, value: np.ndarray, stderr: np.ndarray, bound: tuple[np.ndarray, np.ndarray], noise: Noise
+) -> Test:
+    """The largest turn of the angle 2 arcsin sqrt(p) beyond what C allows, against no turn."""
     use = np.flatnonzero(np.isfinite(value))
     share, error = value[use].clip(0, 1), stderr[use]
     angle = 2 * np.arcsin(np.sqrt(share))
@@ -144,5 +169,5 @@ def turns(
     rows[np.arange(len(first)), first] = -errors[first] / spread
     rows[np.arange(len(first)), last] = errors[last] / spread
     loudest = int(np.argmax(z))
-    law = largest(rows, float(z[loudest]), dof, simulations, rng, both=True)
-    return float(z[loudest]), law, (use[first[loudest]], use[last[loudest]])
+    at = int(use[first[loudest]]), int(use[last[loudest]])
+    return _against(rows, float(z[loudest]), noise, 2, at)

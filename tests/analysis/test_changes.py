@@ -1,6 +1,8 @@
 """slt.change_points on datasets: drawn from exact laws, and real sweeps of replica exchange."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def drawn(rng: np.random.Generator, energy: np.ndarray, t: float) -> np.ndarray:
     return np.searchsorted(weight / weight[-1], rng.random((CHAINS, DRAWS))).clip(max=len(W) - 1)
 
 
-def dataset(place: np.ndarray, energy: np.ndarray, axes: dict[str, list], extra: float = 0.0) -> xr.Dataset:
+def dataset(place: np.ndarray, energy: np.ndarray, axes: Mapping[str, Any], extra: Any = 0.0) -> xr.Dataset:
     """As slt.sweep gives it, of HMC: `place` [grid..., chain, draw] on W; phases U (w < 0) and V; minimum 0."""
     grid, dims = place.shape[:-2], tuple(axes)
     values = {
@@ -110,7 +112,9 @@ def test_a_step_along_a_control(rng: np.random.Generator) -> None:
     data = dataset(place, BASINS, {"h": h, "t": [300.0]}).drop_vars(["baseline", "phase"])
     found = slt.change_points(data, simulations=400)
     assert (found.along, found.coords) == ("h", {"t": [300.0]})
-    low, high = found.quantities["change_h"].interval[0]
+    interval = found.quantities["change_h"].interval
+    assert interval is not None
+    low, high = interval[0]
     assert low <= 0.5 <= high
 
 
