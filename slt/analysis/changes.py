@@ -160,13 +160,16 @@ def _axis(view: Draws) -> str | None:
 
 
 class _Sweeps(NamedTuple):
-    """Curves [others..., x], x as the grid has it, and at each of the others degrees of freedom of their errors."""
+    """Curves [others..., x], x as the grid has it, those of each chain or data set [others..., x, replicate], and at
+    each of the others the degrees of freedom of the curves' errors.
+    """
 
     coords: dict[str, list]
     values: list
     x: np.ndarray
     nbeta: np.ndarray
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
+    replicates: dict[str, np.ndarray]
     dof: np.ndarray
 
 
@@ -182,6 +185,7 @@ def _scan(view: Draws, axis: str, data_sets: str | None, test: Callable[..., Sca
         at: test(
             found.x[index], told, axis=axis if axis in PHYSICAL else "control", nbeta=found.nbeta[index],
             dof=float(found.dof[index]), sweeps=len(ready),
+            replicates={name: table[index] for name, table in found.replicates.items()},
         )
         for at, (index, told) in ready.items()
     }  # fmt: skip
@@ -210,9 +214,10 @@ def _sweeps(view: Draws, axis: str, data_sets: str | None) -> _Sweeps:
             curves[name] = np.where(np.any(few, axis=0), np.nan, value), stderr
     dims, x = list(view.grid), view.on_grid("beta_value" if axis == "beta" else axis).astype(float)
     nbeta, dof = view.nbeta.astype(float), chains - 1
-    sets = view.data.sizes.get(SEED, 1)
+    sets, several = view.data.sizes.get(SEED, 1), view.by_chain
     if SEED in dims and (data_sets == "average" or (data_sets is None and sets >= CHAINS)):
         at = dims.index(SEED)
+        several = {name: np.moveaxis(curves[name][0], at, -1) for name in several if name in curves}
         for name, (value, stderr) in curves.items():
             mean = view.over_seeds(Estimate(value, stderr))
             curves[name] = np.where(np.isfinite(value).all(at), mean.value, np.nan), mean.stderr
@@ -227,8 +232,10 @@ def _sweeps(view: Draws, axis: str, data_sets: str | None) -> _Sweeps:
     order = order[(x[..., order] > 0).reshape(-1, order.size).all(0)] if axis in PHYSICAL else order
     curves = {name: (np.moveaxis(v, where, -1)[..., order], np.moveaxis(s, where, -1)[..., order])
               for name, (v, s) in curves.items()}  # fmt: skip
+    several = {name: np.moveaxis(each, where, -2)[..., order, :] for name, each in several.items()}
     coords = {name: view.coords[name] for name in dims if name != axis}
-    return _Sweeps(coords, [view.coords[axis][i] for i in order], x[..., order], nbeta[..., order], curves, dof)
+    values = [view.coords[axis][i] for i in order]
+    return _Sweeps(coords, values, x[..., order], nbeta[..., order], curves, several, dof)
 
 
 def _few(estimate: Estimate, than: np.ndarray) -> np.ndarray:

@@ -105,6 +105,17 @@ class Draws:
             found |= {f"{kind}[{name}]": _member(share, k) for k, name in enumerate(self.names)}
         return found
 
+    @functools.cached_property
+    def by_chain(self) -> dict[str, np.ndarray]:
+        """The loss less its offset, heat_capacity and llc as each chain alone has them [grid..., chain]; NaN where it
+        broke. Heat capacities are about the mean of all chains, so that their mean is that of all.
+        """
+        delta = np.where(self.ok[..., None], self.delta, np.nan).astype(float)
+        loss, scale = delta.mean(-1), self.nbeta[..., None]
+        middle = np.asarray(self.curves["loss"].value - self.offset)[..., None]
+        found = {"loss": loss, "llc": scale * (loss - self.baseline()[..., None])}
+        return found | {"heat_capacity": np.square(scale) * np.square(delta - middle[..., None]).mean(-1)}
+
     def over_all(self) -> dict[str, Quantity]:
         """Quantities that need no phases."""
         found = {

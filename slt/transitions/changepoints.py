@@ -92,6 +92,7 @@ def detect(
     slack: float = SLACK,
     scale: float | None = None,
     dof: float = 15.0,
+    replicates: Mapping[str, Any] | None = None,
     sweeps: int = 1,
     simulations: int = 4000,
     seed: int = 0,
@@ -103,6 +104,8 @@ def detect(
     at each x, by which the loss is differentiated; x itself unless given. scale: of the smooth null, in e-folds of x
     (1) or units of the control (a quarter of its range). dof: how well the errors are known (chains less 1, about).
     Errors must hold everything that moves the curve: on data sets, pass means over several with the spread's error.
+    replicates: name -> [k, r], the curve as each of r independent ladders, chains or data sets has it; by these the
+    error of a change point counts that neighbouring points go up and down together, as on a ladder.
     sweeps: how many are scanned for one statement, this one among them: probabilities are those of an alarm in any.
 
     Each detector's null law of its largest statistic over all positions is simulated with Student noise of the stated
@@ -152,7 +155,8 @@ def detect(
     if false_alarm > level:
         told = f"No change point at a run-wise {level:.3g}: false alarms as loud have probability {false_alarm:.2g}."
         return Scan((), false_alarm, level, found, told)
-    points = _located(x, times, given, made, found, loud, slack, places)
+    several = {kind(n): np.asarray(each, np.float64) for n, each in (replicates or {}).items() if kind(n) in FALLING}
+    points = _located(x, times, given, made, found, loud, slack, places, several)
     told = "; ".join(_say(point, axis) for point in points)
     return Scan(
         points, false_alarm, level, found, f"{told}. Probability of a false alarm in the run: {false_alarm:.2g}."
@@ -203,7 +207,7 @@ class _Monotone(BaseCost):
 
 def _located(
     x: np.ndarray, t: np.ndarray, given: Any, made: Mapping[str, Curve], found: Mapping[str, Detector],
-    loud: tuple[str, ...], slack: float, places: np.ndarray,
+    loud: tuple[str, ...], slack: float, places: np.ndarray, several: Mapping[str, np.ndarray],
 ) -> tuple[ChangePoint, ...]:  # fmt: skip
     """Change points of the detectors that alarmed: falls are segmented by ruptures, the rest stand where they
     peaked.
@@ -213,7 +217,7 @@ def _located(
     for top, bottom in _segments(x, falling, max((found[name].critical for name in falling), default=0.0)):
         near = tuple(n for n in loud if found[n].between[0] <= x[bottom] and found[n].between[1] >= x[top])
         with np.errstate(over="ignore", invalid="ignore"):  # where the fit strays
-            fit = maxwell.fit(t, {kind(n): given[n] for n in given if kind(n) in FALLING}, top, bottom)
+            fit = maxwell.fit(t, {kind(n): given[n] for n in given if kind(n) in FALLING}, top, bottom, several)
         if fit is not None:
             log_x = float(np.interp(np.log(fit.t), np.log(t), np.log(x)))
             wide = 1.6449 * fit.stderr

@@ -10,7 +10,7 @@ in Maxwell's construction, and neither the top of lam (too low) nor that of C (t
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, special
@@ -32,13 +32,17 @@ class Fit(NamedTuple):
     sharpness: float
 
 
-def fit(t: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], top: int, bottom: int) -> Fit | None:
+def fit(
+    t: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], top: int, bottom: int,
+    replicates: Mapping[str, np.ndarray] | None = None,
+) -> Fit | None:  # fmt: skip
     """The crossing near the fall from index top to bottom; None where two phases do not describe the curves.
 
-    curves: of `llc`, `heat_capacity` and `loss` (which counts only without an llc), (value, stderr) [k].
+    curves: of `llc`, `heat_capacity` and `loss` (which counts only without an llc), (value, stderr) [k]; replicates:
+    of the same, [k, r], see `slt.transitions.changepoints.detect`.
     """
     named = {name: pair for name, pair in curves.items() if name != "loss" or "llc" not in curves}
-    found = [_window(t, named, top, bottom, reach) for reach in REACH]
+    found = [_window(t, named, top, bottom, reach, replicates or {}) for reach in REACH]
     if found[0] is None:
         return found[1]
     if found[1] is None:
@@ -48,14 +52,18 @@ def fit(t: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], top:
     return best._replace(stderr=float(np.sqrt(best.stderr**2 + (apart / 2) ** 2 + FLOOR**2)))
 
 
-def _window(t: np.ndarray, curves: Mapping[str, tuple], top: int, bottom: int, reach: float) -> Fit | None:
+def _window(
+    t: np.ndarray, curves: Mapping[str, tuple], top: int, bottom: int, reach: float, replicates: Mapping[str, Any]
+) -> Fit | None:
     use = (t >= t[top] / reach) & (t <= max(t[bottom] * 1.5, t[top] * 3))
-    parts = []
+    parts, several = [], []
     for name, (value, stderr) in curves.items():
         keep = use & np.isfinite(value)
         scale = 1.0 if name != "loss" else 1 / t[keep]  # a loss in nats: t L
         size = np.abs(value[keep] / scale) if name != "loss" else np.ones(keep.sum())
         parts.append((name, t[keep], value[keep] / scale, np.hypot(stderr[keep] / scale, 0.03 * (size + 0.2))))
+        if name in replicates:
+            several.append(replicates[name][keep] / np.reshape(scale * parts[-1][3], (-1, 1)))
     number = sum(len(part[1]) for part in parts)
     floating = "loss" in curves
     if number < 6 + floating:
@@ -90,8 +98,20 @@ def _window(t: np.ndarray, curves: Mapping[str, tuple], top: int, bottom: int, r
     poor = 2 * best.cost / free
     cover = np.linalg.pinv(best.jac.T @ best.jac) * max(1.0, poor)
     tc, error = float(np.exp(best.x[0])), float(np.sqrt(cover[0, 0]))
+    if several and len(several) == len(parts):
+        error = max(error, _together(best.jac, np.concatenate(several)))
     sharpness = float(best.x[2] - best.x[3] + np.exp(best.x[1]) * tc)
     inside = t[top] / 3 <= tc <= t[bottom] * 1.5
     if not (inside and poor < POOR and np.isfinite(error) and error < 1.0 and sharpness > 0):
         return None
     return Fit(tc, error, sharpness)
+
+
+def _together(jac: np.ndarray, replicates: np.ndarray) -> float:
+    """The error of log t_c that the spread of replicates [residual, r] has, to first order; 0 with fewer than 4."""
+    whole = replicates[:, np.isfinite(replicates).all(0)]
+    count = whole.shape[1]
+    if count < 4:
+        return 0.0
+    moved = np.linalg.pinv(jac)[0] @ whole
+    return float(moved.std(ddof=1) / np.sqrt(count) * special.stdtrit(count - 1, 0.95) / special.ndtri(0.95))
