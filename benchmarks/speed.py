@@ -3,7 +3,7 @@
     python benchmarks/speed.py --json benchmarks/speed.json --figure docs/images/speed.png --peers PEERS/bin/python
     python benchmarks/speed.py --quick
     python benchmarks/speed.py --scaling docs/images/scaling.png --json benchmarks/scaling.json
-    python benchmarks/speed.py --large --precision --json benchmarks/large.json
+    python benchmarks/speed.py --large --precision --json benchmarks/large.json      # --trained 50000 --rate 0.01
 
 For each case (see cases.py) and each of SGLD, BAOAB, SGNHT and HMC: chain-steps per second, one step being one gradient
 of one chain (of HMC a leapfrog), with the observables that `slt run` watches and the traces brought to the host. Beside
@@ -269,6 +269,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--figure", type=Path, help="of the roofline")
     parser.add_argument("--scaling", type=Path, metavar="FIGURE", help="instead: how cost grows, in one figure")
     parser.add_argument("--large", action="store_true", help="instead: deep linear networks to 100 M parameters")
+    parser.add_argument("--trained", type=int, default=0, metavar="STEPS", help="of Adam, to where --large starts")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of that Adam")
     parser.add_argument("--precision", action="store_true", help="instead: bf16 and TF32 and the coefficient")
     args = parser.parse_args(argv)
     began = time.perf_counter()
@@ -329,7 +331,11 @@ def others(args: argparse.Namespace, content: dict[str, Any]) -> dict[str, Any]:
         import large
 
         if args.large:
-            content["large"] = large.networks(lambda rows: save(args.json, content | {"large": rows}))
+            content["large"] = large.networks(
+                lambda rows: save(args.json, content | {"large": rows}), trained=args.trained, rate=args.rate
+            )
+            content["bars"] = bars.bars(content["large"], jax.default_backend())
+            print(*map(bars.line, content["bars"]), sep="\n")
         if args.precision:
             content["precision"] = large.precision()
     save(args.json, content)

@@ -170,7 +170,7 @@ def interleaved(watches: Mapping[str, Watch], seconds: float, rounds: int) -> di
 
     A machine that is busy for a while is busy for all of them, so ratios within a round hold.
     """
-    counts = {name: _count(watch, seconds) for name, watch in watches.items()}
+    counts = {name: filling(watch, seconds) for name, watch in watches.items()}
     found: dict[str, list[float]] = {name: [] for name in watches}
     for number in range(rounds):
         for name in list(watches) if number % 2 == 0 else list(reversed(watches)):
@@ -179,8 +179,8 @@ def interleaved(watches: Mapping[str, Watch], seconds: float, rounds: int) -> di
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _count(watch: Watch, seconds: float) -> int:
-    """How many steps fill `seconds`, tried by fours."""
+def filling(watch: Watch, seconds: float) -> int:
+    """How many steps fill `seconds`, at least 1; tried by fours."""
     count = 1
     while True:
         took = watch(count)

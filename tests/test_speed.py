@@ -119,6 +119,43 @@ def test_compile_seconds_of_a_run_with_an_empty_cache() -> None:
     assert few["compile_s"] > 0
 
 
+def test_rounding_is_emulated_on_a_cpu() -> None:
+    """Factors of every product, forwards and backwards, to so many bits; in both orders of multiplying."""
+    import large
+
+    from slt.models import deep_linear
+
+    model = deep_linear.make((8, 8, 8))
+    params = jax.tree.map(lambda w: 0.5 * jax.random.normal(jax.random.key(1), w.shape), model.truth().params)
+    for n in (4, 400):
+        batch = model.sample(jax.random.key(0), n)
+        grads = {
+            kind: jax.grad(lambda w, one=one, batch=batch: -one.log_likelihood(w, batch).mean())(params)["w0"]
+            for kind, one in {"exact": model, **{k: large.Emulated(model, k) for k in large.BITS}}.items()
+        }
+        off = {kind: float(abs(grads[kind] - grads["exact"]).max() / abs(grads["exact"]).max()) for kind in large.BITS}
+        assert 2**-14 < off["tf32"] < 2**-9
+        assert 2**-11 < off["bf16"] < 2**-6
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("trained", [0, 200])
+def test_the_smallest_deep_network(trained: int) -> None:
+    """Its record at tiny length: all that is promised, and in what it differs from what was published."""
+    import large
+
+    kept: list = []
+    (row,) = large.networks(kept.append, ["10 k"], trained=trained, n=2000, seconds=2.0)
+    assert kept
+    assert row["parameters"] == 10_000
+    numbers = ("chain_steps_per_s", "ratio_to_gradient", "compile_s", "llc", "stderr", "peak_bytes", "excess_loss")
+    assert np.isfinite([row[name] for name in numbers]).all()
+    assert row["aoyagi"] > 0
+    assert ("trained" if trained else "optimum") in row["setting"]["start"]
+    assert {line.split(":")[0] for line in row["differs"]} == {"n", "inputs", "start", "sampler"}
+    assert json.dumps(row)
+
+
 def test_ratios_are_taken_within_a_round() -> None:
     import timing
 
