@@ -9,8 +9,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from slt.measure.hysteresis import hysteresis
+from slt.model import Truth
 from slt.plots import draw
-from slt.typing import Quantity
+from slt.typing import InputError, Quantity
+
+from . import _shared
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,19 @@ class Hysteresis:
     moves: Sequence[int] = (8, 16, 32, 64, 128)
     chains: int = 128
     part: str = "main"
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for what `slt.hysteresis` would refuse."""
+        model = _shared.sweep_of(parts, self.part).model.bind(self.control)
+        _shared.finite(self, "t", positive=True)
+        _shared.whole(self, moves=1, chains=8)
+        for name, few in (("t", 2), ("moves", 3)):
+            if len(set(getattr(self, name))) < few:
+                raise InputError(name, getattr(self, name), f"needs at least {few} different values")
+        known = (model.truth() or Truth()).phases
+        for name in self.between:
+            if known is not None:
+                known.index(name)
 
     def __call__(self, site: Any) -> xr.Dataset:
         model = site.parts[self.part].job.model.bind(self.control)

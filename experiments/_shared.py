@@ -1,5 +1,6 @@
 """What several experiments share: shares of phases as free-energy differences, crossings as quantities, their marks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from slt.model import Model
 from slt.plots.draw import average
 from slt.transitions import crossing
 from slt.transitions.crossing import Crossing, Difference
-from slt.typing import InputError, Quantity
+from slt.typing import InputError, Quantity, nearest
 
 
 def model(run: Any, part: str = "main") -> Model:
@@ -23,6 +24,31 @@ def model(run: Any, part: str = "main") -> Model:
     config = plain(run.config) if isinstance(run.config, RunConfig) else run.config
     node = (config if part == "main" else config["parts"][part])["model"]
     return instantiate(node, "model")
+
+
+def whole(measure: Any, **least: int) -> None:
+    """InputError for a field of a measure that is no whole number, or no list of them, of at least so much."""
+    for name, low in least.items():
+        value = getattr(measure, name)
+        each = list(value) if isinstance(value, Sequence) else [value]
+        if not each or any(isinstance(one, bool) or not isinstance(one, int) or one < low for one in each):
+            raise InputError(name, value, f"must be a whole number, at least {low}")
+
+
+def finite(measure: Any, *names: str, positive: bool = False) -> None:
+    """InputError for a field of a measure that is no finite number >= 0 (with `positive` > 0), or no list of them."""
+    for name in names:
+        value = getattr(measure, name)
+        each = list(value) if isinstance(value, Sequence) else [value]
+        if not each or not all(math.isfinite(one) and (one > 0 or (one == 0 and not positive)) for one in each):
+            raise InputError(name, value, f"must be finite and {'above 0' if positive else 'at least 0'}")
+
+
+def sweep_of(parts: Mapping[str, Any], name: str) -> Any:
+    """The job of a run's sweep; InputError at `part` where there is none of the name."""
+    if name not in parts:
+        raise InputError("part", name, f"no such sweep in this run: {nearest(name, parts)}")
+    return parts[name].job
 
 
 def labels(data: xr.Dataset, x: str) -> tuple[Int[np.ndarray, "... ladder draw"], tuple[str, ...]]:

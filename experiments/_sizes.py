@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,11 @@ from slt.estimators.criteria import Folded
 from slt.model import Model
 from slt.plots import draw
 from slt.samplers import HMC, ReplicaExchange
-from slt.typing import Quantity
+from slt.typing import InputError, Quantity
 
 from . import _shared
 
+SYMLOG = (-100, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300, 1000)
 CRITERIA = {"free_energy": "$F_n$", "wbic": "WBIC", "waic": r"$n\,$WAIC"}
 
 
@@ -47,6 +48,17 @@ class Choice:
     burn_in: int = 500
     chains: int = 4
     rungs: int = 6
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for numbers that count nothing, and sizes that the family does not have."""
+        _shared.whole(self, sizes=1, n=2, data_sets=1)
+        Schedule(draws=self.draws, burn_in=self.burn_in, chains=self.chains).check()
+        ReplicaExchange(axis="beta", rungs=self.rungs).check()
+        for k in self.sizes:
+            try:
+                self.family(**{self.size: k})
+            except TypeError as error:
+                raise InputError("size", self.size, f"is no argument of the family: {error}") from error
 
     def __call__(self, site: Any) -> xr.Dataset:
         seed = int(jax.random.randint(site.key, (), 0, 2**30))
@@ -221,6 +233,8 @@ def differences(data: xr.Dataset, what: str, truth: int) -> Figure:
             draw.curve(ax, sizes, gap.mean("data_seed"), spread, style, label)
         ax.axhline(0, color="0.5", lw=0.5)
         ax.set_yscale("symlog", linthresh=2)
+        ax.set_yticks([tick for tick in SYMLOG if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]])
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(sizes)
         ax.set(title=draw.equation("n", int(at)), xlabel=what)
     axes[0, 0].set_ylabel(f"difference to {base} (nats)")

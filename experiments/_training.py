@@ -17,7 +17,7 @@ from slt.phases import Phases
 from slt.results.place import remove
 from slt.typing import InputError, Params
 
-from ._shared import finite, whole
+from ._shared import finite, sweep_of, whole
 
 PLATEAU = ("start", "stop", "level", "phase", "pure")
 
@@ -26,8 +26,9 @@ PLATEAU = ("start", "stop", "level", "phase", "pure")
 class Training:
     """Many runs of `slt.train`, block by block, and local quantities at checkpoints of a few of them.
 
-    part: the sweep whose model is trained; model, phases: another one. start: "prior" (scale times model.init), or a
-    basin's name (plus noise of `scale`). by: "plateaus" of the loss, or "labels" alone, tell where a run stays.
+    part: the sweep whose model is trained, and beside which it is shown; model, phases: others. start: "prior" (scale
+    times model.init), or a basin's name (plus noise of `scale`). by: "plateaus" of the loss, or "labels" alone, tell
+    where a run stays.
     keep: runs whose parameters are kept, and at `points` of whose checkpoints local quantities are measured at `t`
     (none: not at all), localised by `gamma`, with `chains` x `draws`. block: runs made and kept at a time; one in the
     making is checkpointed every minute, so that a run that was killed goes on in the middle of it. The other fields as
@@ -91,14 +92,12 @@ class Training:
         if self.t is not None and self.keep > 0:
             data = data.merge(self._local(site, model, made[0]))
         about = {"optimiser": self.optimiser, "learning_rate": self.learning_rate, "start": self.start, "by": self.by}
+        about |= {"part": self.part}
         about |= {"scale": self.scale, "batch_size": self.batch_size or 0, "gamma": self.gamma}
         return data.assign_attrs(about | {"t": np.nan if self.t is None else self.t})
 
     def _model(self, parts: Mapping[str, Any]) -> tuple[Model, Phases | None]:
-        part = parts.get(self.part)
-        if self.model is None and part is None:
-            raise InputError("part", self.part, f"no such sweep in this run ({', '.join(parts)}): give a model")
-        model = part.job.model if self.model is None else self.model
+        model = sweep_of(parts, self.part).model if self.model is None else self.model
         truth = model.truth()
         own = None if truth is None else truth.phases
         return model, own if self.phases is None else self.phases

@@ -4,7 +4,7 @@ The number it should show: the order of modes is that of their singular values i
 1/s and critical_step[r->r+1] like 1/s; the coefficient of each truncated truth within 3 per cent of its lam(t).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,12 @@ class Coefficients:
     error: float = 0.006
     seconds: float = 8.0
     draws: int = 600
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for what is no network, no truth of it, or no t."""
+        _shared.whole(self, widths=1, draws=1)
+        _shared.finite(self, "t", "error", "seconds", "singular_values", positive=True)
+        deep_linear.population(tuple(self.widths), tuple(self.singular_values))
 
     def __call__(self, site: Any) -> xr.Dataset:
         """llc, stderr, exact, exact_stderr (rank, t) and lam (rank)."""

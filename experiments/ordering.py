@@ -5,7 +5,7 @@ The number it should show: at fixed t the excess of F on data over the populatio
 is about -0.56 beta (two parameters, truth 2 tanh(x)). A regular model of d parameters has -(d/2) beta at large t.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from slt.cells import data_words
 from slt.engine.program import draw_data
 from slt.model import Model
 from slt.plots import draw
-from slt.typing import Quantity
+from slt.typing import InputError, Quantity
 
 from . import _shared
 
@@ -42,6 +42,14 @@ class Excess:
     t: Sequence[float] = (4.0, 16.0, 64.0)
     data_sets: int = 24
     draws: int = 2000
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for numbers that count nothing, and without the sweeps `main` and `population`, params kept."""
+        _shared.whole(self, n=1, data_sets=1, draws=1)
+        _shared.finite(self, "t", positive=True)
+        _shared.sweep_of(parts, "main")
+        if "params" not in _shared.sweep_of(parts, "population").observables:
+            raise InputError("part", "population", "keeps no parameters: set parts.population.schedule.keep_params")
 
     def __call__(self, site: Any) -> xr.Dataset:
         model, data = site.parts["main"].job.model, site.run.data["population"].to_dataset()

@@ -4,7 +4,7 @@ The number it should show: critical_t[U->V] within 2 per cent of 294.14 (science
 it, where leading-order theory says 119.6; a barrier of 1,480 nats there that no local sampler crosses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from slt.plots import draw
 from slt.theory import exact
 from slt.typing import Quantity
 
-from . import _hysteresis
+from . import _hysteresis, _shared
 
 STYLES = draw.palette(["U", "V"]) | {"whole": draw.STYLES[-1]}
 WAYS = ("U->V", "V->U")
@@ -36,6 +36,14 @@ class Transition:
     runs: int = 16
     particles: int = 512
     seconds: float = 25.0
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for numbers that cannot be used."""
+        _shared.sweep_of(parts, "main")
+        if self.t:
+            _shared.finite(self, "t", positive=True)
+        _shared.whole(self, runs=2, particles=32)
+        _shared.finite(self, "seconds", positive=True)
 
     def __call__(self, site: Any) -> xr.Dataset:
         job = site.parts["main"].job
@@ -88,6 +96,12 @@ class Barriers:
     draws: int = 500
     escape_steps: int = 10_000
     points: int = 401
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """InputError for numbers that cannot be used."""
+        _shared.sweep_of(parts, "main")
+        _shared.finite(self, "t", positive=True)
+        _shared.whole(self, windows=4, replicates=4, draws=10, escape_steps=0, points=2)
 
     def __call__(self, site: Any) -> xr.Dataset:
         w = np.linspace(-2, 2, self.points)

@@ -15,6 +15,9 @@ import numpy as np
 from slt.model import Model
 from slt.typing import InputError, Key
 
+LARGEST_N = 2**30  # samples: beyond, the engine's int32 cannot count the power of two that they are padded to
+EXACT = 2**53  # a coordinate is hashed as a float64: beyond, two whole numbers have one key
+CELLS = 2**20
 BETA = re.compile(r"^\s*(?:(?P<factor>\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*(?P<over>/\s*log\s*n)?)\s*$", re.IGNORECASE)
 
 
@@ -53,7 +56,7 @@ class Cell:
 def beta_value(label: str | float, n: int) -> float:
     """beta at n: a number, or "c/log n" (Watanabe's 1/log n for c = 1)."""
     if not isinstance(label, str):
-        return float(label)
+        return _number("beta", label, 0.0)
     match = BETA.match(label)
     if match is None:
         raise InputError("grid.beta", label, "give a number >= 0 or 'c/log n' such as '1/log n'")
@@ -80,12 +83,23 @@ def _axis(name: str, values: object) -> list:
     return listed
 
 
+def checked_seed(seed: int) -> int:
+    """A run's seed as it is; InputError unless it has 32 bits, all that a key keeps without x64."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise InputError("seed", seed, f"must be a whole number from 0 to {2**32 - 1}")
+    return int(seed)
+
+
 def _number(name: str, value: object, low: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise InputError(f"grid.{name}", value, "must be a number")
-    if not math.isfinite(value) or value < low:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < low:
         raise InputError(f"grid.{name}", value, f"must be finite and at least {low:g}")
-    return float(value)
+    return number
 
 
 def grid(
@@ -111,7 +125,7 @@ def grid(
             )
         named[name] = [_number(f"control.{name}", value, -math.inf) for value in values]
     gammas = [_number("gamma", value, 0.0) for value in _axis("gamma", gamma)]
-    seeds = [_integer("data_seed", value, 0) for value in _axis("data_seed", data_seed)]
+    seeds = [_integer("data_seed", value, 0, EXACT) for value in _axis("data_seed", data_seed)]
     if model.is_potential:
         if t is None or n is not None:
             raise InputError(
@@ -129,13 +143,16 @@ def grid(
                 t if t is not None else n,
                 "a model with data is gridded over n and beta, not t",
             )
-        sizes = [_integer("n", value, 1) for value in _axis("n", n)]
+        sizes = [_integer("n", value, 1, LARGEST_N) for value in _axis("n", n)]
         labels = _axis("beta", beta)
         main = [
             (size, _number("beta", beta_value(label, size), 0.0), beta_text(label))
             for size in sizes
             for label in labels
         ]
+    count = math.prod(map(len, (main, gammas, seeds, *named.values())))
+    if count > CELLS:
+        raise InputError("grid", count, f"cells are more than {CELLS}: make several runs of them, with slt sweep")
     return [
         Cell(size, value, g, seed, tuple(zip(named, controls, strict=True)), label)
         for size, value, label in main
@@ -145,10 +162,10 @@ def grid(
     ]
 
 
-def _integer(name: str, value: object, low: int) -> int:
+def _integer(name: str, value: object, low: int, high: int) -> int:
     number = _number(name, value, low)
-    if number != int(number):
-        raise InputError(f"grid.{name}", value, "must be a whole number")
+    if number != int(number) or number > high:
+        raise InputError(f"grid.{name}", value, f"must be a whole number, at most {high}")
     return int(number)
 
 

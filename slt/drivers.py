@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from slt import observables as watch
-from slt.cells import grid
+from slt.cells import checked_seed, grid
 from slt.config import RunConfig, SweepConfig, instantiate, sweeps
-from slt.engine import Chunk, Job, Schedule, Start, prepare
+from slt.engine import Chunk, Job, Schedule, Start, prepare, room
 from slt.engine.mesh import spread
 from slt.engine.schedule import Plan, plan
 from slt.measure.llc import Llc, llc
@@ -26,7 +26,7 @@ from slt.results.layout import Block, Layout
 from slt.results.store import Store
 from slt.samplers.base import Sampler
 from slt.samplers.mcmc import HMC
-from slt.typing import InputError, Params
+from slt.typing import Batch, InputError, Params
 
 MAIN = "main"
 """Name of the part that stands at the top level of a config."""
@@ -126,19 +126,28 @@ def assemble(
         raise InputError(f"{prefix}model", model, "must be an slt.Model (its _target_ must give one)")
     if not isinstance(sampler, Sampler):
         raise InputError(f"{prefix}sampler", sampler, "must be an slt sampler; see `slt list`")
+    if phases is not None and not isinstance(phases, Phases):
+        raise InputError(f"{prefix}phases", phases, "must be an slt.Phases, such as slt.phases.by_rank gives")
+    cells, shared = grid(model, **axes), spread(devices)
+    data = None if data is None else _batch(f"{prefix}data", model, data)
+    room.check(model, sampler, cells, schedule, data, shared)
     truth = model.truth() or Truth()
     phases = truth.phases if phases is None else phases
+    if phases is not None:
+        label = _shape(f"{prefix}phases", phases.rule, phases.label, model)
+        if getattr(label, "shape", None) != () or not jnp.issubdtype(label.dtype, jnp.integer):
+            raise InputError(f"{prefix}phases", phases.rule, f"label(params) must be one whole number, and is {label}")
     job = prepare(
         model,
         sampler,
-        grid(model, **axes),
+        cells,
         _observables(observables or {}, phases, sampler, keep_params, prefix),
         schedule,
-        key=jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())),
+        key=jax.random.fold_in(jax.random.key(checked_seed(seed)), zlib.crc32(name.encode())),
         start=_start(start, jitter, model, truth),
         centres=[_point(centre, model, truth, "centre")],
         data=data,
-        spread=spread(devices),
+        spread=shared,
     )
     return Part(name, job, tuple(start), phases)
 
@@ -170,6 +179,33 @@ def sweep(
     )
 
 
+def _batch(field: str, model: Model, data: Any) -> Batch:
+    """Data given to a run as arrays; InputError where they are none, or not such as the model takes."""
+    if model.is_potential:
+        raise InputError(field, "given", "a potential has no data: leave it out")
+    try:
+        arrays = jax.tree.map(jnp.asarray, data)
+    except (TypeError, ValueError) as error:
+        raise InputError(field, data, "must be a batch: arrays whose leading axis counts samples") from error
+    shapes = [leaf.shape for leaf in jax.tree.leaves(arrays)]
+    if not shapes or len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
+        raise InputError(field, shapes, "must be arrays with one leading axis, of the same number of samples")
+    _shape(field, shapes, model.log_likelihood, model, arrays)
+    return arrays
+
+
+def _shape(field: str, value: object, fn: Any, model: Model, *rest: Any) -> Any:
+    """Shape and dtype of fn(params, *rest) at the model's parameters; InputError where it cannot take them."""
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    try:
+        return jax.eval_shape(fn, params, *rest)
+    except InputError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise InputError(field, value, f"does not fit {type(model).__name__} ({said})") from error
+
+
 def _observables(
     further: Mapping[str, Observable], phases: Phases | None, sampler: Sampler, keep_params: int, prefix: str
 ) -> dict[str, Observable]:
@@ -180,6 +216,8 @@ def _observables(
     }
     if phases is not None:
         chosen["phase"] = watch.trace(watch.phase(phases))
+    if isinstance(keep_params, bool) or not isinstance(keep_params, int) or keep_params < 0:
+        raise InputError(f"{prefix}schedule.keep_params", keep_params, "must be a whole number of draws, 0 for never")
     if keep_params:
         chosen["params"] = watch.trace(watch.parameters, every=keep_params)
     for name in sampler.diagnostics:
@@ -187,6 +225,8 @@ def _observables(
     for name, made in further.items():
         if name in chosen or not isinstance(made, Observable):
             raise InputError(f"{prefix}observables.{name}", made, "must be an slt Observable under a new name")
+        if not made.every >= 1:
+            raise InputError(f"{prefix}observables.{name}.every", made.every, "must be a whole number, at least 1")
         chosen[name] = made
     return chosen
 

@@ -49,7 +49,11 @@ class Site:
 class Measure(Protocol):
     """Computed once after a run's sweeps, by name under `measures` in its config; costly ones go piece by piece.
 
-    One with the attribute `reads_draws = True` is made anew when the run is extended.
+    One with the attribute `reads_draws = True` is made anew when the run is extended. One may have besides a method
+
+        check(self, parts: Mapping[str, Part]) -> None
+
+    called before anything is sampled: InputError names the field of the measure that cannot be used with these sweeps.
     """
 
     def __call__(self, site: Site) -> xr.Dataset:
@@ -92,11 +96,10 @@ def begin(made: RunConfig, place: Path, watching: Watching | None = None, *, dev
 
     devices: "auto" (all accelerators here), a number, or "NxP" (slt.engine.mesh.spread); no part of what a run is.
     """
-    ready = _ready(made, devices)
-    layouts, kind = _layouts(ready), _crew()
+    (parts, layouts), kind = ready(made, devices), _crew()
     attrs = _attrs(made)
     store = kind.create(place, layouts, config.dump(made), attrs) if crew.first() else crew.Follower(place, layouts)
-    return _go_on(made, ready, store, watching)
+    return _go_on(made, parts, store, watching)
 
 
 def resume(
@@ -108,10 +111,9 @@ def resume(
 ) -> Run:
     """Go on with a run from its last checkpoints, by its own config; a finished run gets its summary written anew."""
     made = config.load(place, allow_import)
-    ready = _ready(made, devices)
-    layouts, kind = _layouts(ready), _crew()
+    (parts, layouts), kind = ready(made, devices), _crew()
     store = kind.open(place, layouts) if crew.first() else crew.Follower(place, layouts)
-    return _go_on(made, ready, store, watching)
+    return _go_on(made, parts, store, watching)
 
 
 def extend(
@@ -128,19 +130,28 @@ def extend(
     for prefix, sweep in config.sweeps(longer):
         if sweep.schedule.chunk is None:  # then it depends on the draws, and stored chunks keep their length
             sweep.schedule.chunk = chunks[prefix.removeprefix("parts.").rstrip(".") or drivers.MAIN]
-    ready = _ready(longer, devices)
-    layouts, kind = _layouts(ready), _crew()
+    (parts, layouts), kind = ready(longer, devices), _crew()
     if crew.first():
         store = kind.open(place, layouts, config_text=config.dump(longer), attrs=_attrs(longer))
     else:
         store = crew.Follower(place, layouts)
-    return _go_on(longer, ready, store, watching)
+    return _go_on(longer, parts, store, watching)
 
 
-def _ready(made: RunConfig, devices: int | str | None) -> list[Part]:
+def ready(made: RunConfig, devices: int | str | None = None) -> tuple[list[Part], dict[str, Layout]]:
+    """A run's sweeps and how their results lie, checked with its measures: InputError before anything is written."""
     arithmetic(made)
-    _measures(made)
-    return drivers.parts(made, devices)
+    parts = drivers.parts(made, devices)
+    for name, measure in _measures(made).items():
+        check = getattr(measure, "check", None)
+        if check is not None:
+            try:
+                check({one.name: one for one in parts})
+            except InputError as error:
+                raise InputError(
+                    config.nodes.placed(error.field, f"measures.{name}"), error.value, error.cure
+                ) from error
+    return parts, {one.name: Layout.of(one.job, one.chain_starts, one.phases) for one in parts}
 
 
 def arithmetic(made: RunConfig) -> None:
@@ -168,10 +179,6 @@ def _crew() -> type[Store]:
     """The kind of the first process's store, once all processes have read what there is."""
     crew.exchange(None)
     return Store if jax.process_count() == 1 else crew.Head
-
-
-def _layouts(ready: Sequence[Part]) -> dict[str, Layout]:
-    return {one.name: Layout.of(one.job, one.chain_starts, one.phases) for one in ready}
 
 
 def _attrs(made: RunConfig) -> dict[str, Any]:

@@ -30,6 +30,17 @@ class InputError(ValueError):
         self.field, self.value, self.cure = field, value, cure
 
 
+TOO_LARGE = (MemoryError, OverflowError, jax.errors.JaxRuntimeError)
+"""What is raised where an array has no room or a number no type; JAX's is of many kinds: ask `too_large`."""
+
+
+def too_large(error: BaseException) -> bool:
+    """Whether an error says that a number or an array was too large for this machine."""
+    return isinstance(error, TOO_LARGE) and (
+        not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def nearest(name: object, known: Iterable[object], many: str = "there are") -> str:
     """'nearest is X; there are: A, B, ...', the end of a message about an unknown name."""
     names = [str(one) for one in known]

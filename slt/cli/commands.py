@@ -16,10 +16,14 @@ from slt.cli.machine import cache_folder
 from slt.cli.progress import duration, expected_seconds
 from slt.cli.sampling import BAD_INPUT, DONE, INCOMPLETE, INTERRUPTED, composed, draw, output
 from slt.config.nodes import nearest
-from slt.typing import InputError
+from slt.engine import room
+from slt.results.place import is_local
+from slt.typing import TOO_LARGE, InputError, too_large
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ESTALE)
 """What a disk refuses with: the run ends with a sentence, and can be gone on with."""
+
+SMALLER = "too large for this machine: lower n, the model's sizes, schedule.chains, schedule.chunk or keep_params"
 
 
 def call(args: argparse.Namespace) -> int:
@@ -36,6 +40,13 @@ def call(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         messages.print("interrupted")
         return INTERRUPTED
+    except TOO_LARGE as error:
+        if not too_large(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        cure = f"{SMALLER}; of a run, what was committed is kept: slt resume goes on where it has room"
+        messages.print(f"slt {args.command}: {said}: {cure}", markup=False, soft_wrap=True)
+        return INCOMPLETE
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -88,7 +99,7 @@ def _doctor(args: argparse.Namespace, messages: Console) -> int:
 def _check(args: argparse.Namespace, messages: Console) -> int:
     made, out = composed(args), output()
     with messages.status("compiling and timing" if args.timed else "looking"):
-        parts = drivers.parts(made, args.devices)
+        parts, _ = runs.ready(made, args.devices)
         seconds = expected_seconds(parts) if args.timed else {}
         found = [drivers.check(part) for part in parts]
     out.print(config.dump(made), markup=False, soft_wrap=True)
@@ -98,7 +109,7 @@ def _check(args: argparse.Namespace, messages: Console) -> int:
         programs = ", ".join(f"{count} of n <= {padded}" if padded > 1 else str(count) for padded, count in one.buckets)
         took = duration(seconds[one.part]) if one.part in seconds else "-"
         numbers = [str(number) for number in (one.chains, one.parameters, one.draws, one.steps)]
-        lines.append([one.part, cells, *numbers, programs, tables.memory(one.trace_bytes), took])
+        lines.append([one.part, cells, *numbers, programs, room.words(one.trace_bytes), took])
     heads = ("sweep", "cells", "chains", "parameters", "draws", "steps", "cells a program", "traces", "sampling")
     out.print(tables.table(heads, lines))
     out.print(f"digest {config.digest(made)[:16]}; slt run would write to {runs.default_place(made)}", markup=False)
@@ -159,7 +170,7 @@ def _finite(value: Any) -> Any:
 
 
 def _show(args: argparse.Namespace, messages: Console) -> int:
-    run, out = results.load(args.run), output()
+    run, out = results.load(args.run, verify=is_local(results.place(args.run))), output()
     if args.quantities:
         names = _named(run.quantities, args.quantities)
         for name in names:

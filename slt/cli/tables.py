@@ -18,19 +18,11 @@ __all__ = [
     "differences",
     "estimate",
     "main_names",
-    "memory",
     "overview",
     "points",
     "table",
     "whole",
 ]
-
-
-def memory(count: float) -> str:
-    """Bytes in words."""
-    units = ("B", "KiB", "MiB", "GiB")
-    power = min(len(units) - 1, int(math.log2(max(count, 1)) // 10))
-    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {units[power]}"
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

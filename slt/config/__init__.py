@@ -209,7 +209,10 @@ def read(raw: Mapping[str, Any], *, allow_import: Sequence[str] | None = None) -
         nodes.check(node, f"measures.{name}")
         nodes.check(node | config.measures[name].get("smoke", {}), f"measures.{name}")
     if config.experiment is not None:
-        _experiment(config.experiment, allow_import)
+        home = _experiment(config.experiment, allow_import)
+        built_in = home.startswith(f"slt.experiments.{config.experiment}")
+        if not built_in and not callable(getattr(nodes.module(home, "experiment"), "figures", None)):
+            raise InputError("experiment", home, "is no experiment: it has no function figures(run)")
     return config
 
 

@@ -1,7 +1,6 @@
 """`_target_` nodes of a config: from a dotted name and its arguments to the object, every mistake found beforehand."""
 
 import contextlib
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -10,12 +9,12 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import slt
-from slt.typing import InputError
+from slt.typing import InputError, nearest, too_large
 
 SPECIAL = ("_target_", "_partial_", "_args_")
 # Where the components of slt are defined. The rest of it reads, writes and imports, and no config may call that.
@@ -23,17 +22,10 @@ PARTS = (
     *("adapters", "estimators", "experiments", "model", "models", "observables", "phases", "priors", "programs"),
     *("samplers", "theory"),
 )
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+LARGEST = 2**31 - 1  # what an int of a component may be: JAX counts in int32
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Callable: "a function"}
 # Classes of these packages take plain numbers too; a class of any other is built by a _target_ node.
 _PLAIN = ("builtins", "typing", "collections", "jaxtyping", "jax", "jaxlib", "numpy", "enum")
-
-
-def nearest(name: object, known: Iterable[object], many: str = "there are") -> str:
-    """'nearest is X; there are: A, B, ...', the end of a message about an unknown name."""
-    names = [str(one) for one in known]
-    close = difflib.get_close_matches(str(name), names, 1, 0.5)
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return (f"nearest is {close[0]!r}; " if close else "") + (f"{many}: {shown}" if names else "there are none")
 
 
 def join(path: str, key: object) -> str:
@@ -152,19 +144,25 @@ def _built(node: Any, path: str) -> Any:
         return {key: _built(value, join(path, key)) for key, value in node.items()}
     call, args, named, kinds = _bound(dict(node), path)
     args = [_built(value, join(path, f"_args_[{i}]")) for i, value in enumerate(args)]
-    named = {key: _shaped(_built(value, join(path, key)), kinds.get(key)) for key, value in named.items()}
+    given, named = named, {key: _shaped(_built(value, join(path, key)), kinds.get(key)) for key, value in named.items()}
+    for key, made in named.items():
+        if key in kinds and given[key] is not made and not _is(made, kinds[key]):
+            raise InputError(join(path, key), made, f"must be {_said(kinds[key])}")
     if node.get("_partial_", False):
         return functools.partial(call, *args, **named)
     try:
         return call(*args, **named)
     except InputError as error:
-        raise InputError(_placed(error.field, path), error.value, error.cure) from error
+        raise InputError(placed(error.field, path), error.value, error.cure) from error
     except Exception as error:
+        if too_large(error):
+            cure = f"its numbers are too large for this machine ({error or type(error).__name__})"
+            raise InputError(path, node["_target_"], cure) from error
         error.add_note(f"while building {path} = {node['_target_']}")
         raise
 
 
-def _placed(field: str, path: str) -> str:
+def placed(field: str, path: str) -> str:
     """A field as a component names it ("sampler.step_size", "scale"), as the config's path of it."""
     if field == path or field.startswith(f"{path}."):
         return field
@@ -211,7 +209,7 @@ def _bound(node: dict[str, Any], path: str) -> tuple[Callable[..., Any], list[An
     kinds = _annotations(call, takes)
     for key, value in named.items():
         if key in kinds:
-            fit(value, kinds[key], join(path, key))
+            fit(value, kinds[key], join(path, key), LARGEST)
     return call, list(args), named, kinds
 
 
@@ -224,26 +222,34 @@ def _annotations(call: Callable[..., Any], takes: Mapping[str, inspect.Parameter
     return {name: kind for name, kind in kinds.items() if not isinstance(kind, str)}
 
 
-def fit(value: Any, kind: Any, path: str) -> None:
-    """InputError unless a value read from YAML fits a type annotation; annotations that are not simple fit anything."""
+def fit(value: Any, kind: Any, path: str, largest: int = 2**63 - 1) -> None:
+    """InputError unless a value read from YAML fits a type annotation; annotations that are not simple fit anything.
+
+    largest: beyond which a whole number does not fit `int`.
+    """
     if isinstance(value, Mapping) and "_target_" in value:
         return
     if not _fits(value, kind):
         raise InputError(path, value, f"must be {_said(kind)}")
+    if kind is int and isinstance(value, int) and abs(value) > largest:
+        raise InputError(path, value, f"must be at most {largest} in size")
+    if kind is float and isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise InputError(path, value, "is beyond the numbers of double precision")
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         # Of several kinds, look inside a container only where one of them can be meant.
         kinds = [one for one in typing.get_args(kind) if _fits(value, one)]
         if len(kinds) == 1:
-            fit(value, kinds[0], path)
+            fit(value, kinds[0], path, largest)
         return
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, tuple, Sequence) and isinstance(value, list | tuple) and inner:
         each = inner[0] if origin is not tuple or inner[-1] is Ellipsis else None
         for i, item in enumerate(value):
-            fit(item, each if origin is not tuple or each is not None else inner[min(i, len(inner) - 1)], join(path, i))
+            kind = each if origin is not tuple or each is not None else inner[min(i, len(inner) - 1)]
+            fit(item, kind, join(path, i), largest)
     elif origin in (dict, Mapping) and isinstance(value, Mapping) and inner:
         for key, item in value.items():
-            fit(item, inner[1], join(path, key))
+            fit(item, inner[1], join(path, key), largest)
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -267,9 +273,24 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple)
     if base in (dict, Mapping):
         return isinstance(value, Mapping)
+    if base is Callable:
+        return callable(value)
     if not inspect.isclass(base) or base.__module__.split(".")[0] in _PLAIN or getattr(base, "_is_protocol", False):
         return True
     return isinstance(value, base) or not isinstance(value, str | int | float | bool)
+
+
+def _is(made: Any, kind: Any) -> bool:
+    """Whether what a node was built to can be what its annotation says."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return any(_is(made, one) for one in typing.get_args(kind))
+    base = typing.get_origin(kind) or kind
+    if base is Callable:
+        return callable(made)
+    if base in (int, float):
+        return hasattr(made, "__float__")
+    own = inspect.isclass(base) and base.__module__.split(".")[0] not in _PLAIN[1:]
+    return not own or getattr(base, "_is_protocol", False) or isinstance(made, base | Mapping | list | tuple)
 
 
 def _said(kind: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from slt.cells import checked_seed
 from slt.config import nodes
 from slt.config.nodes import join, nearest
 from slt.model import PRECISIONS
@@ -103,6 +104,7 @@ def structured(raw: Mapping[str, Any]) -> RunConfig:
         raise InputError(error.full_key or "config", None, str(error.msg or error).splitlines()[0]) from error
     _strict(resolved, RunConfig, "")
     config = _run(resolved)
+    checked_seed(config.seed)
     if config.precision not in PRECISIONS:
         raise InputError("precision", config.precision, f"unknown; {nearest(config.precision, PRECISIONS)}")
     if config.x64 and config.precision != "highest":

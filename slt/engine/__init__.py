@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slt.cells import Cell, data_words, digest_words
-from slt.engine import program
+from slt.engine import program, room
 from slt.engine.host import Chunk, Trace, collect, columns, joined, offsets, to_host
 from slt.engine.mesh import BY_CHAIN, BY_ROW, SHARED, Spread, put, shapes, trimmed
 from slt.engine.program import Carry
@@ -195,12 +195,18 @@ class Job:
 
     @functools.cached_property
     def chunk_length(self) -> int:
-        """Draws a chunk, alike for all buckets: within the memory budget, a multiple of every observable's thinning."""
+        """Draws a chunk, alike for all buckets: within the memory budget, a multiple of every observable's thinning.
+
+        InputError where the traces of that many are beyond the devices' memory.
+        """
         step, wanted = self._thinned, self.schedule.chunk
         if wanted is None:
             wanted = max(1, 1 << max(0, (self.schedule.draws // 16).bit_length() - 1))
-        fits = self.schedule.memory // max(1, *(self.bytes_per_draw(bucket) for bucket in self.plan.buckets))
-        return max(step, min(wanted, fits) // step * step)
+        each = max(1, *(self.bytes_per_draw(bucket) for bucket in self.plan.buckets))
+        length = max(step, min(wanted, self.schedule.memory // each) // step * step)
+        what = f"its traces, {length} draws at once with observables every {step},"
+        room.fit("schedule.chunk", self.schedule.chunk, length * each, room.device(self.spread), what)
+        return length
 
     @functools.cached_property
     def emitted(self) -> tuple[dict[str, Any], dict[str, Any]]:

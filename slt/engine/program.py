@@ -20,7 +20,7 @@ from slt.model import Model
 from slt.observables import Observable
 from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Algorithm, Info, Sampler
-from slt.typing import Batch, Key, Params, Status
+from slt.typing import Batch, InputError, Key, Params, Status
 
 Observables = tuple[tuple[str, Observable], ...]
 BLOCK = 64  # samples drawn under one key, so that a data set is nested by prefix whatever n a grid asks for
@@ -145,7 +145,7 @@ def _begun(
         state = algorithm.init(place, init_key)
         finite = _rungs(sampler, lambda p, w: jnp.isfinite(p.delta(w)))(posterior, place)
         status = _status(sampler, _rungs(sampler, lambda _, w: _finite(w))(posterior, place), finite)
-        folds = _rungs(sampler, lambda p: {name: watch.init(p) for name, watch in observables})(posterior)
+        folds = _rungs(sampler, lambda p: {name: _of(name, watch.init, p) for name, watch in observables})(posterior)
         return Carry(state, folds, status, jnp.where(status == Status.OK, -1, 0))
 
     return _chains(one)(posteriors, keys, numbers)
@@ -194,8 +194,22 @@ def _shapes(
 ) -> tuple[Any, dict[str, Any]]:
     """What one step tells, and what the observables then emit: shapes and dtypes."""
     state, info = _stepped.eval_shape(sampler, posteriors, keys, carry.state, jnp.zeros((), jnp.int32))
-    seen = {n: _seen.eval_shape(sampler, w, posteriors, state.position, info, carry.folds[n]) for n, w in observables}
+    seen = {
+        name: _of(name, _seen.eval_shape, sampler, watch, posteriors, state.position, info, carry.folds[name])
+        for name, watch in observables
+    }
     return info, {name: emitted for name, (_, emitted) in seen.items()}
+
+
+def _of(name: str, fn: Callable[..., Any], *arguments: Any) -> Any:
+    """fn(*arguments), which traces an observable; InputError names the one that cannot be traced."""
+    try:
+        return fn(*arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        cure = f"cannot be computed of this model's draws: {str(error).partition(chr(10))[0]}"
+        raise InputError(f"observables.{name}", type(error).__name__, cure) from error
 
 
 def emissions(

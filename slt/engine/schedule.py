@@ -16,6 +16,8 @@ from slt.samplers.base import Sampler
 from slt.typing import InputError, Key, Params
 
 MEMORY = 256 * 2**20  # bytes of traces that one chunk may hold on the device, unless a schedule says otherwise
+STEPS = 2**31 - 1  # the engine counts steps and draws in int32: keys of later ones would come a second time
+CHAINS = 2**24  # chains of one cell, each of which has a label on the host
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,14 @@ class Schedule:
 
     def check(self) -> None:
         """InputError where the numbers cannot be used."""
-        for name, low in (("draws", 1), ("chains", 1), ("burn_in", 0), ("thin", 1), ("memory", 1)):
+        bounds = {"draws": (1, STEPS), "chains": (1, CHAINS), "burn_in": (0, STEPS), "thin": (1, STEPS)}
+        for name, (low, high) in (bounds | {"memory": (1, 2**63 - 1)}).items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InputError(f"schedule.{name}", value, f"must be a whole number, at least {low}")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InputError(f"schedule.{name}", value, f"must be a whole number from {low} to {high}")
+        if self.draws * self.thin > STEPS:
+            cure = f"times schedule.draws = {self.draws} passes {STEPS} steps: keys would come a second time"
+            raise InputError("schedule.thin", self.thin, cure)
         if self.chunk is not None and (not isinstance(self.chunk, int) or self.chunk < 1):
             raise InputError("schedule.chunk", self.chunk, "must be a positive whole number of draws, or null")
         if self.burn_in >= self.draws:

@@ -102,8 +102,8 @@ class Run:
 def load(path: str | Path, *, verify: bool = False) -> Run:
     """Open a run directory, finished or not; nothing in it is executed or changed.
 
-    Every file that was committed must be there in its full size; with `verify` its checksum must agree too. InputError
-    names the file that does not, and where `path` is no run directory.
+    Every file that was committed must be there in its full size; with `verify` its checksum must agree too, as else it
+    must when it is read from `data`. InputError names the file that does not, and where `path` is no run directory.
     """
     folder = place(path)
     manifest = Manifest(folder)
@@ -113,7 +113,12 @@ def load(path: str | Path, *, verify: bool = False) -> Run:
         raise InputError("run", str(folder / damage.file), cure)
     if not readable(folder):
         raise InputError("run", str(folder / DATA / "zarr.json"), f"cannot be read: `slt resume {folder}` mends it")
-    tree = xr.open_datatree(zarr_store(folder / DATA), engine="zarr", chunks=None, decode_times=False)
+
+    def look(key: str, content: bytes) -> None:
+        manifest.look(f"{DATA}/{key}", content)
+
+    store = zarr_store(folder / DATA, look)
+    tree = xr.open_datatree(store, engine="zarr", chunks=None, decode_times=False, zarr_format=3)
     groups = {name: _cut(tree[name].to_dataset(), state) for name, state in manifest.parts.items()}
     data = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **groups})
     try:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from slt.engine import Chunk, Job, Trace, program
+from slt.engine import Chunk, Job, Trace, program, room
 from slt.phases import Phases
 from slt.results.axes import ABOUT, Axes, Coordinate, coordinate
 from slt.typing import InputError
@@ -74,7 +74,8 @@ class Layout:
     def of(job: Job, starts: Sequence[str] = (), phases: Phases | None = None) -> "Layout":
         """The layout of a job's results. starts: the label of each chain's start; phases: what `phase` counts.
 
-        InputError where the cells are no product grid, a name is taken twice, or an observable emits booleans.
+        InputError where the cells are no product grid, a name is taken twice, an observable emits booleans, or the
+        traces of one number a draw, which are summed up whole, are beyond this machine's memory.
         """
         axes, chains = Axes.of(job), job.schedule.chains
         if starts and len(starts) != chains:
@@ -116,6 +117,8 @@ class Layout:
             if variable.name in taken or "/" in variable.name:
                 raise InputError("observables", variable.name, "the name is taken, or has a slash: give it another")
             taken.append(variable.name)
+        every = sum(layout.nbytes(variable) for variable in traces if not variable.inner)
+        room.fit("schedule.draws", layout.draws, every + 16 * layout.draws, room.host(), "the traces of all draws")
         return layout
 
     @property
@@ -145,6 +148,10 @@ class Layout:
         """The shape of a variable."""
         every, sizes = self.thinning, self.sizes
         return tuple(program.kept(self.draws, every[d]) if d in every else sizes[d] for d in variable.dims)
+
+    def nbytes(self, variable: Variable) -> int:
+        """Bytes of a variable."""
+        return math.prod(self.shape(variable)) * variable.dtype.itemsize
 
     def chunks(self, variable: Variable) -> tuple[int, ...]:
         """The shape of its stored chunks: 1 along n, the engine's chunk along draws, whole along all else.

@@ -194,6 +194,18 @@ class Manifest:
                     if problem is not None:
                         yield Damage(f"measures.{name}", SHARED, file, problem)
 
+    def look(self, file: str, content: bytes) -> None:
+        """InputError where what was read of a file is not what was committed, nor whole by a checksum of its own.
+
+        The latter for files that were written anew since the manifest was read.
+        """
+        records = [files[file] for part in self.parts.values() for files in part.files.values() if file in files]
+        fixed = [tuple(one["files"][file]) for one in self.measures.values() if file in one["files"]]
+        sound = not (records or fixed) or (len(content), checksum(content)) in (*records, *fixed)
+        if not sound and (fixed or not _decodes(content)):
+            cure = f"was altered: `slt resume {self.folder}` computes it again"
+            raise InputError("run", str(self.folder / file), cure)
+
     @property
     def seconds(self) -> float:
         """That all chunks and measures took, whoever ran them."""

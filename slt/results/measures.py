@@ -24,11 +24,15 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def load(manifest: Manifest) -> dict[str, xr.Dataset]:
-    """The finished measures of a run, by name."""
+    """The finished measures of a run, by name; InputError for one that is damaged, where it is read."""
     found = {}
     for name in manifest.measures:
-        store = zarr_store(_whole(manifest.folder, name))
-        data = xr.open_dataset(store, engine="zarr", chunks=None, decode_times=False)
+        path = _whole(manifest.folder, name)
+
+        def look(key: str, content: bytes, path: Path = path) -> None:
+            manifest.look(f"{FOLDER}/{path.name}/{key}", content)
+
+        data = xr.open_dataset(zarr_store(path, look), engine="zarr", chunks=None, decode_times=False, zarr_format=3)
         text = {key: variable.astype(object) for key, variable in data.variables.items() if variable.dtype.kind in "TU"}
         found[name] = data.assign({str(key): variable for key, variable in text.items()})
     return found

@@ -7,10 +7,14 @@ an object store, where nothing is ever renamed and nothing appended to.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from slt.typing import InputError
 
@@ -87,10 +91,28 @@ def move(file: Path, to: Path) -> None:
         file.unlink()
 
 
-def zarr_store(path: Path) -> Any:
-    """A Zarr store at a place as zarr and xarray take it, for reading."""
+def zarr_store(path: Path, look: Callable[[str, bytes], None] | None = None) -> Any:
+    """A Zarr store at a place, for reading. look(key, content) sees every whole file that is read, and may raise."""
     if is_local(path):
-        return path
-    from zarr.storage import FsspecStore
+        store: Store = LocalStore(path, read_only=True)
+    else:
+        options = dict(cast(Any, path).storage_options)
+        store = FsspecStore.from_url(str(path), storage_options=options, read_only=True)
+    return store if look is None else _Watched(store, look)
 
-    return FsspecStore.from_url(str(path), storage_options=dict(cast(Any, path).storage_options), read_only=True)
+
+class _Watched(WrapperStore[Store]):
+    """A store of which every whole file that is read is looked at."""
+
+    def __init__(self, store: Store, look: Callable[[str, bytes], None]):
+        super().__init__(store)
+        self._look = look
+
+    def _with_store(self, store: Store) -> "_Watched":
+        return type(self)(store, self._look)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is not None and byte_range is None:
+            self._look(key, found.to_bytes())
+        return found

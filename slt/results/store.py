@@ -272,7 +272,8 @@ def _bring(fresh: Path, path: Path) -> None:
 def readable(path: Path) -> bool:
     """Whether the metadata of a run directory's data can be read."""
     try:
-        return zarr.open_group(zarr_store(path / DATA), mode="r").metadata.consolidated_metadata is not None
+        group = zarr.open_group(zarr_store(path / DATA), mode="r", zarr_format=3)
+        return group.metadata.consolidated_metadata is not None
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

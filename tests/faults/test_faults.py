@@ -1,68 +1,28 @@
-"""What can go wrong under a run, done to real ones: kills, full and read-only disks, damaged files, clocks, numbers.
+"""What can go wrong under a run, done to real ones: kills, full and read-only disks, clocks, numbers, interrupts.
 
 After each: nothing lost but the chunk in flight, results those of an undisturbed run bit by bit, a documented exit
 code. `make faults` runs this; some tests mount a small tmpfs and skip where that is not allowed.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.processes import ALLOW, TINY, same, slt, start
 
 from slt import cli, config, results, runs
 from slt.engine import program
+from slt.results import checkpoint
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = ROOT / "tests" / "tiny" / "tiny.yaml"
-SWEEP = ["schedule.draws=512", "parts.wells.schedule.draws=256"]
-WRITES = ["schedule.draws=512", "schedule.chunk=2", "schedule.keep_params=2", "parts.wells.schedule.chunk=2"]
-ALLOW = ["--allow-import", str(TINY.parent)]
 KILLS = 20
-
-
-def start(*args: object) -> subprocess.Popen[str]:
-    """`slt ARGS` in a process of its own."""
-    command = [sys.executable, "-m", "slt.cli", *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def slt(*args: object) -> tuple[int, str]:
-    """`slt ARGS` to its end: exit code and standard error, in which there is never a traceback."""
-    process = start(*args)
-    _, err = process.communicate(timeout=300)
-    assert "Traceback" not in err, err
-    return process.returncode, err
-
-
-def same(first: Path, second: Path) -> None:
-    """All that two runs drew is the same, bit by bit, and so is what was made of it."""
-    one, other = results.load(first, verify=True), results.load(second, verify=True)
-    assert one.complete
-    assert other.complete
-    for name in one.data.children:
-        assert one.data[name].to_dataset().equals(other.data[name].to_dataset()), name
-    assert one.quantities.keys() == other.quantities.keys()
-    for name, quantity in one.quantities.items():
-        np.testing.assert_array_equal(quantity.value, other.quantities[name].value, name)
-
-
-@pytest.fixture(scope="module", params=[SWEEP, WRITES], ids=["sweep", "writes"])
-def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """Overrides of a run, and the run that nothing disturbed."""
-    place = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert slt("run", TINY, *request.param, "--out", place)[0] == 0
-    return request.param, place
 
 
 def test_killed_at_random_moments(undisturbed: tuple[list[str], Path], tmp_path: Path) -> None:
@@ -149,30 +109,6 @@ def test_read_only_output(undisturbed: tuple[list[str], Path], small_disk: Path)
     same(small_disk / "run", reference)
 
 
-@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
-@pytest.mark.parametrize("what", ["data.zarr/*/delta/c/**/*", "checkpoints/*/*/*/**/*"])
-def test_damaged_files(undisturbed: tuple[list[str], Path], tmp_path: Path, what: str, how: str) -> None:
-    """A bad chunk is named by `slt show` and computed again on resume; a checkpoint only matters while it is needed."""
-    _, reference = undisturbed
-    place = tmp_path / "run"
-    shutil.copytree(reference, place)
-    file = sorted(one for one in place.glob(what) if one.is_file() and one.stat().st_size > 8)[-1]
-    content = bytearray(file.read_bytes())
-    if how == "missing":
-        file.unlink()
-    elif how == "truncated":
-        file.write_bytes(content[: len(content) // 2])
-    else:
-        content[len(content) // 2] ^= 4
-        file.write_bytes(bytes(content))
-    if what.startswith("data") and how != "flipped":
-        code, err = slt("show", place)
-        assert code == 2, err
-        assert str(file.relative_to(place)) in err.replace("\n", "")
-    assert slt("resume", place, *ALLOW)[0] == 0
-    same(place, reference)
-
-
 def test_a_second_process_is_refused_and_a_stale_lock_recognised(
     undisturbed: tuple[list[str], Path], tmp_path: Path
 ) -> None:
@@ -204,29 +140,52 @@ def test_a_clock_that_goes_backwards(
     same(tmp_path / "run", reference)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight chains whose every draw is kept, and whose model is finite everywhere."""
+    place = tmp_path_factory.mktemp("whole") / "run"
+    assert slt("run", TINY, *EIGHT, "--out", place)[0] == 0
+    return place
+
+
+EIGHT = ["schedule.chains=8", "schedule.draws=256", "schedule.keep_params=1"]
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
-@pytest.mark.parametrize("limit", [0.9, -1e9], ids=["one chain", "every chain"])
-def test_numbers_from_the_model_that_are_not_finite(tmp_path: Path, limit: float, value: str) -> None:
-    """Broken chains are frozen and named, the others go on as if nothing had happened; no broken one is averaged."""
-    overrides = ["schedule.chains=8", f"model.fails_with={value}", "schedule.draws=256"]
-    code, _ = slt("run", TINY, *overrides, "--out", tmp_path / "whole")
-    assert code == 0
-    code, err = slt("run", TINY, *overrides, f"model.fails_above={limit}", "--out", tmp_path / "run")
+@pytest.mark.parametrize("which", ["one chain at a chosen draw", "every chain"])
+def test_numbers_from_the_model_that_are_not_finite(whole: Path, tmp_path: Path, which: str, value: str) -> None:
+    """Broken chains are frozen and named, the others go on as if nothing had happened; no broken one is averaged.
+
+    The chosen draw is the highest parameter of all, so that the model fails there first, and in that chain alone.
+    """
+    fine = results.load(whole)
+    w = fine.data["main"]["params.w"].values
+    cell = np.unravel_index(np.argmax(w), w.shape)
+    rest = np.delete(w.reshape(-1, w.shape[-1]), np.ravel_multi_index(cell[:-1], w.shape[:-1]), axis=0)
+    earlier = max(rest.max(), w[cell[:-1]][: cell[-1]].max())
+    limit = float((np.float64(w[cell]) + earlier) / 2) if which.startswith("one") else -1e9
+    overrides = [*EIGHT, f"model.fails_with={value}", f"model.fails_above={limit!r}"]
+    code, err = slt("run", TINY, *overrides, "--out", tmp_path / "run")
     assert code == 0, err
     assert "its loss became infinite or NaN" in err
-    broken, whole = results.load(tmp_path / "run"), results.load(tmp_path / "whole")
-    status = broken.data["main"]["status"].values
-    delta, other = (run.data["main"]["delta"].values for run in (broken, whole))
-    fine = np.broadcast_to((status == 0)[..., None], delta.shape)
-    np.testing.assert_array_equal(delta[fine], other[fine])
+    broken = results.load(tmp_path / "run")
+    status, at = (broken.data["main"][name].values for name in ("status", "broken_at"))
+    delta, other = (run.data["main"]["delta"].values for run in (broken, fine))
     loss = broken.quantities["loss"]
-    if limit < 0:
+    if which.startswith("every"):
         assert (status != 0).all()
+        assert (at == 0).all()
         assert np.isnan(loss.value).all()
         assert all(v is None for v in np.ravel(_json(tmp_path / "run")["quantities"]["loss"]["value"]))
     else:
-        assert 0 < (status != 0).sum() < status.size
-        assert broken.health["main"]["broken"] == (status != 0).sum()
+        assert cell[-1] > 0
+        assert np.argwhere(status != 0).tolist() == [list(cell[:-1])]
+        assert at[cell[:-1]] == cell[-1]
+        assert f"chain {cell[-2]} broke at draw {cell[-1]}" in err
+        assert broken.health["main"]["broken"] == 1
+        before = np.arange(delta.shape[-1]) < np.where(status != 0, at, delta.shape[-1])[..., None]
+        np.testing.assert_array_equal(delta, np.where(before, other, np.nan))
+        assert np.isfinite(loss.value).all()
 
 
 def _json(place: Path) -> dict:
@@ -261,21 +220,54 @@ def test_out_of_memory_on_the_device(
     same(tmp_path / "run", tmp_path / "reference")
 
 
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, float]:
+    """Overrides of a run whose chunks take seconds, the run that nothing disturbed, and the seconds of a chunk."""
+    place = tmp_path_factory.mktemp("slow")
+    config_of = [f"parts.wells.schedule.{key}" for key in ("draws=48", "chunk=16")]
+
+    def seconds(thin: int, name: str) -> float:
+        assert slt("run", TINY, *config_of, f"parts.wells.schedule.thin={thin}", "--out", place / name)[0] == 0
+        return chunks(place / name)[-1]["seconds"]
+
+    thin = round(8 / seconds(20_000, "probe") * 20_000)
+    took = seconds(thin, "run")
+    return [*config_of, f"parts.wells.schedule.thin={thin}"], place / "run", took
+
+
+def chunks(place: Path) -> list[dict]:
+    """What the manifest says of the chunks of the part `wells`."""
+    lines = (json.loads(line) for line in (place / "manifest.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == "chunk" and line["part"] == "wells"]
+
+
 @pytest.mark.parametrize("times", [1, 2])
-def test_interrupted(undisturbed: tuple[list[str], Path], tmp_path: Path, times: int) -> None:
+def test_interrupted(slow: tuple[list[str], Path, float], tmp_path: Path, times: int) -> None:
     """Ctrl-C once: the chunk is finished and saved; twice: stops now. Either way the command to go on is told."""
-    overrides, reference = undisturbed
+    overrides, reference, took = slow
     place = tmp_path / "run"
     process = start("run", TINY, *overrides, "--out", place)
-    while not (place / "manifest.jsonl").exists():
+    while not (place / "manifest.jsonl").exists() or not chunks(place):
         assert process.poll() is None
         time.sleep(0.01)
-    for _ in range(times):
+    began = time.monotonic()
+    for number in range(times):
+        time.sleep(0.5 * number)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
     _, err = process.communicate(timeout=120)
+    elapsed = time.monotonic() - began
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert f"slt resume {place}" in err
+    assert "this chunk is finished and saved first" in err
+    done = [line["stop"] for line in chunks(place)]
+    if times == 1:
+        assert done == [16, 32]  # the chunk in flight was finished
+        assert checkpoint.steps(place / "checkpoints" / "wells" / "0") == [32]
+        assert "stopped at once" not in err
+    else:
+        assert done == [16]
+        assert elapsed < took / 2
+        assert "stopped at once" in err
     assert slt("resume", place, *ALLOW)[0] == 0
     same(place, reference)
