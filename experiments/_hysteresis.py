@@ -36,7 +36,7 @@ class Hysteresis:
             if len(set(getattr(self, name))) < few:
                 raise InputError(name, getattr(self, name), f"needs at least {few} different values")
         known = (model.truth() or Truth()).phases
-        for name in self.between:
+        for name in self.between or ():
             if known is not None:
                 known.index(name)
 
