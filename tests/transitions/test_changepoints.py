@@ -172,6 +172,34 @@ def test_maxwell_fit_on_exact_curves() -> None:
     np.testing.assert_allclose(found.sharpness, 2.69, rtol=0.1)  # t_c <K_U> - t_c <K_V>
 
 
+def test_ladders_that_are_off_as_a_whole_widen_the_error() -> None:
+    """Replicates whose t are off by a factor each: the error of log t_c is that of the mean of these factors' logs."""
+    t, off = np.geomspace(20, 1500, 25), np.linspace(-0.6, 0.6, 12)
+    lam, heat = moments(*two_basins(), t)
+    top = int(np.argmax(lam))
+    curves = {"llc": (lam, 0.01 + 0 * lam), "heat_capacity": (heat, 0.02 + 0 * heat)}
+    each = [moments(*two_basins(), t * np.exp(0.05 * one)) for one in off]
+    replicates = {"llc": np.stack([a for a, _ in each], 1), "heat_capacity": np.stack([b for _, b in each], 1)}
+    alone, together = maxwell.fit(t, curves, top, top + 6), maxwell.fit(t, curves, top, top + 6, replicates)
+    assert alone is not None
+    assert together is not None
+    assert (alone.t, alone.sharpness) == (together.t, together.sharpness)
+    large = {name: table.mean(1, keepdims=True) + 6 * (table - table.mean(1, keepdims=True))
+             for name, table in replicates.items()}  # fmt: skip
+    widened = maxwell.fit(t, curves, top, top + 6, large)
+    assert widened is not None
+    expected = 6 * 0.05 * off.std(ddof=1) / np.sqrt(12) * 1.7959 / 1.6449  # Student, 11 degrees of freedom
+    np.testing.assert_allclose(widened.stderr, np.hypot(expected, maxwell.FLOOR), rtol=0.15)
+
+
+def test_sweeps_share_the_level(rng: np.random.Generator) -> None:
+    t = np.geomspace(10, 1000, 9)
+    curves = noisy(*moments(*two_basins(), t), t, 12, rng)
+    one, many = (detect(t, curves, sweeps=sweeps, simulations=500) for sweeps in (1, 100))
+    assert 0 < one.false_alarm < many.false_alarm <= 1
+    np.testing.assert_allclose(many.false_alarm, 1 - (1 - one.false_alarm) ** 100, rtol=0.5)
+
+
 def test_input_errors() -> None:
     flat = {"llc": (np.ones(12), 0.1)}
     for x, curves, options in [
