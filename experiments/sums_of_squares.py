@@ -109,16 +109,16 @@ critical t with 90 per cent intervals."
             one = tables[f"mass[{name}]"]
             draw.curve(top, t, one["value"], one["stderr"], style, f"{name} squares", ls="none")
     # lam(t) = t dF/dt - t min K, of the whole: the levels' own, weighed by their masses
-    own = np.gradient(-np.log(np.exp(energies.min(0) - energies).sum(0)) + energies.min(0), np.log(fine))
-    below.plot(fine, own - fine * min(fn.losses), color="black", lw=0.9, label="exact")
+    whole = energies.min(0) - np.log(np.exp(energies.min(0) - energies).sum(0))
+    own = np.gradient(whole - fine * min(fn.losses), np.log(fine), edge_order=2)
+    below.plot(fine, own, color="black", lw=0.9, label="exact")
     if "llc" in tables:
         one = tables["llc"]
         draw.curve(below, t, one["value"], one["stderr"], draw.STYLES[-1], "replica exchange", ls="none")
     for j, name in enumerate(_names(fn)):
         style = styles[name]
-        below.plot(
-            fine, np.gradient(energies[j], np.log(fine)) - fine * fn.losses[j], color=style.colour, ls=style.line
-        )
+        lam = np.gradient(energies[j] - fine * fn.losses[j], np.log(fine), edge_order=2)
+        below.plot(fine, lam, color=style.colour, ls=style.line)
         if f"llc[{name}]" in tables and f"mass[{name}]" in tables:
             one = tables[f"llc[{name}]"].where(tables[f"mass[{name}]"]["value"] > 0.05)
             draw.curve(below, t, one["value"], one["stderr"], style, ls="none")

@@ -165,11 +165,15 @@ def label_axis(ax: Axes, name: str, values: Any, which: str = "x") -> None:
 
 
 def logarithmic(ax: Any, which: str, values: Any) -> None:
-    """Make an axis logarithmic, with plain numbers at 1, 2, 5, 10, ... where its values span three decades or less."""
+    """Make an axis logarithmic, with plain numbers at 1, 2, 5, 10, ... where its values span three decades or less; in
+    a narrow panel at 1, 10, ... alone.
+    """
     getattr(ax, f"set_{which}scale")("log")
     if np.max(values) <= 1e3 * np.min(values):
         axis = getattr(ax, f"{which}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        inches = ax.get_window_extent().width / ax.figure.dpi
+        narrow = which == "x" and inches < np.log10(np.max(values) / np.min(values))
+        axis.set_major_locator(LogLocator(subs=(1,) if narrow else (1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
