@@ -40,21 +40,21 @@ def names(data: xr.Dataset) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- quantities
 
 
-def summarise(run: Any, part: str = "main") -> dict[str, Quantity]:
+def summarise(run: Any) -> dict[str, Quantity]:
     """What training did, of each measure <m> of it: "<m>.<name>", plain names where it is called "training".
 
     critical_step[a->b]: median over runs, its error and 90 per cent interval; quantiles_step[a->b]: 5 and 95 per cent
     of the runs themselves; runs_moving: share of runs that go from one phase to another at all; of these: rising, with
     loss falling and catalogue lambda rising at every transition; not_falling, the same with lambda rising or equal;
     lambda_falls, with lambda falling at some transition; posterior_order, with no transition against the order in t in
-    which phases have their most mass in the posterior of `part`. settled_: the same where only plateaus count whose
+    which phases have their most mass in the posterior of its part. settled_: the same where only plateaus count whose
     loss is that of their phase, to a tenth of the range of the catalogue's losses. Shares carry binomial errors and
     Wilson intervals. ends[P]: share of runs whose last plateau is in P.
     """
     found: dict[str, Quantity] = {}
     for name, data in trainings(run).items():
         prefix = "" if name == "training" else f"{name}."
-        order = posterior_order(run, part, names(data))
+        order = posterior_order(run, data)
         for way, one in measure.critical_steps(data).items():
             found |= {f"{prefix}{key}_step[{way}]": value for key, value in median(one).items()}
         found |= {f"{prefix}{key}": _share(value) for key, value in shares(data, order).items()}
@@ -124,8 +124,14 @@ def _moves(path: plateaus.Path) -> list[tuple[int, int, float, float]]:
     return [(int(a), int(b), float(before), float(after)) for a, b, before, after in rows if a != b]
 
 
-def masses(run: Any, part: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(t or n, shares of draws [phase of `wanted`, t]) of a part; None where it has no phases by these names."""
+def part_of(data: xr.Dataset) -> str:
+    """The sweep beside which a training is shown."""
+    return str(data.attrs.get("part", "main"))
+
+
+def masses(run: Any, training: xr.Dataset) -> tuple[np.ndarray, np.ndarray] | None:
+    """(t or n, shares of draws [phase, t]) of the sweep beside a training; None where it has no phases by its names."""
+    part, wanted = part_of(training), names(training)
     data = plots.sweeps(run).get(part)
     if data is None or "phase" not in data or set(plots.phase_names(data)) != set(wanted):
         return None
@@ -136,9 +142,9 @@ def masses(run: Any, part: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.n
     return data[x].values.astype(float), np.array([(found == label).mean((0, 2, 3)) for label in own])
 
 
-def posterior_order(run: Any, part: str, wanted: Sequence[str]) -> dict[int, float]:
+def posterior_order(run: Any, training: xr.Dataset) -> dict[int, float]:
     """log t (or n) of the grid at which each phase has most mass, of those with more than 5 per cent somewhere."""
-    found = masses(run, part, wanted)
+    found = masses(run, training)
     if found is None:
         return {}
     t, mass = found
@@ -148,13 +154,13 @@ def posterior_order(run: Any, part: str, wanted: Sequence[str]) -> dict[int, flo
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def figures(run: Any, part: str = "main") -> dict[str, Figure]:
+def figures(run: Any) -> dict[str, Figure]:
     """All figures of the trainings of a run, by file name."""
     found: dict[str, Figure | None] = {}
     for name, data in trainings(run).items():
         found[f"{name}_trajectories"] = trajectories(data)
-        found[f"{name}_beside_posterior"] = beside(run, data, part)
-        found[f"{name}_transitions"] = transitions(run, data, part)
+        found[f"{name}_beside_posterior"] = beside(run, data)
+        found[f"{name}_transitions"] = transitions(run, data)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -221,10 +227,10 @@ def _coloured(
 
 
 @draw.styled
-def beside(run: Any, data: xr.Dataset, part: str = "main") -> Figure | None:
+def beside(run: Any, data: xr.Dataset) -> Figure | None:
     """Shares of runs in each phase over training, beside the posterior's shares of it over t (or n)."""
-    named = names(data)
-    posterior = masses(run, part, named)
+    named, part = names(data), part_of(data)
+    posterior = masses(run, data)
     if posterior is None or not named:
         return None
     styles = draw.palette(named)
@@ -262,7 +268,7 @@ def beside(run: Any, data: xr.Dataset, part: str = "main") -> Figure | None:
 
 
 @draw.styled
-def transitions(run: Any, data: xr.Dataset, part: str = "main") -> Figure | None:
+def transitions(run: Any, data: xr.Dataset) -> Figure | None:
     """The phases in the plane of lambda and loss: what runs pass between, and the posterior's way through them."""
     named, styles = names(data), draw.palette(names(data))
     loss, lam = data["phase_loss"].values, data["phase_lam"].values
@@ -295,7 +301,7 @@ posterior visits phases as t grows (black)."
                     xytext=(4, 4),
                     textcoords="offset points",
                 )
-    order = posterior_order(run, part, named)
+    order = posterior_order(run, data)
     way = [i for i in sorted(order, key=lambda i: order[i]) if i in places]
     for a, b in itertools.pairwise(way):
         look = {"arrowstyle": "-|>", "color": "black", "lw": 1.0, "ls": "--", "shrinkA": 8, "shrinkB": 8}

@@ -155,6 +155,16 @@ class Told:
         shares = np.stack([np.isin(self.label, own[k]).mean(-1) for k in (a, b)], axis=-1).swapaxes(1, 2)
         return masses.difference_of(self.x, shares, 0, 1, self.label.shape[-1])
 
+    def crossing(self, a: int, b: int) -> Crossing | None:
+        """Where family a gives way to b; None where it does not, or more than once."""
+        of = self.difference(a, b)
+        return None if of is None else crossing.crossings(of).only(upward=True)
+
+    def single(self, a: int, b: int) -> paths.Paths | None:
+        """First and last crossings of each data set; None of a single one."""
+        of = self.difference(a, b)
+        return None if of is None or of.paths is None or len(of.paths) < 2 else paths.paths(of.x, of.paths)
+
     def pairs(self) -> list[tuple[int, int]]:
         """Families k and k + 1 of which each has more than 5 per cent somewhere."""
         seen = [k for k, own in self.families.items() if self.label.size and self.share(own)[0].max() > LEAST]
@@ -187,6 +197,12 @@ def told(run: Any) -> list[Told]:
     return found
 
 
+def beside(every: Sequence[Told]) -> list[tuple[Told, Told]]:
+    """(population, data) of equal c by the hull, for every c of which a run has both, c rising."""
+    own = {axis: {one.c: one for one in every if one.axis == axis and one.rule == "hull"} for axis in ("t", "n")}
+    return [(own["t"][c], own["n"][c]) for c in sorted(own["t"].keys() & own["n"].keys())]
+
+
 def _rest(dims: Sequence[str], others: Sequence[str], axis: str) -> list[int]:
     return [*(i for i, dim in enumerate(dims) if dim not in (*others, axis)), len(dims), len(dims) + 1]
 
@@ -209,17 +225,26 @@ def summarise(run: Any) -> dict[str, Quantity]:
     on data first_n[a->b] and last_n[a->b], the median over the data sets that cross of the first and the last crossing
     of each, quantiles_first_n[a->b] and quantiles_last_n[a->b], 5 and 95 per cent of the data sets themselves,
     and spread_data[a->b], spread_chains[a->b]: the error of critical_n by source;
-    by descent, outside: the largest share of draws at any value that is in no phase of the catalogue.
+    by descent, outside: the largest share of draws at any value that is in no phase of the catalogue. Of a part on data
+    beside which the run has the population loss of as many features, late[a->b]: critical_n/(2 critical_t) - 1.
     """
     found: dict[str, Quantity] = {}
-    for one in told(run):
+    every = told(run)
+    for population, data in beside(every):
+        for a, b in data.pairs():
+            before, after = population.crossing(a, b), data.crossing(a, b)
+            if before is not None and after is not None:
+                ratio = after.value / (2 * before.value)
+                error = ratio * math.hypot(after.stderr / after.value, before.stderr / before.value)
+                prefix = "" if data.part == "main" else f"{data.part}."
+                found[f"{prefix}late[{a}->{b}]"] = Quantity(np.array(ratio - 1), np.array(error), {})
+    for one in every:
         prefix = "" if one.part == "main" else f"{one.part}."
         if one.rule == "descent":
             prefix += "descent."
             found[f"{prefix}outside"] = known(one.share([-1])[0].max() if one.label.size else np.nan)
         for a, b in one.pairs():
-            of = one.difference(a, b)
-            at = None if of is None else crossing.crossings(of).only(upward=True)
+            at = one.crossing(a, b)
             way = f"[{a}->{b}]"
             found[f"{prefix}critical_{one.axis}{way}"] = quantity(at)
             if one.axis == "t" and one.rule == "hull":
@@ -228,8 +253,8 @@ def summarise(run: Any) -> dict[str, Quantity]:
                     if at is not None and np.isfinite(guess.miss):
                         error = np.array((guess.miss + 1) * at.stderr / at.value)
                         found[f"{prefix}miss_{guess.name}{way}"] = Quantity(np.array(guess.miss), error, {})
-            if one.axis == "n" and of is not None and of.paths is not None and len(of.paths) > 1:
-                single = paths.paths(of.x, of.paths)
+            single = one.single(a, b) if one.axis == "n" else None
+            if single is not None:
                 for name, ends in (("first", single.first), ("last", single.last)):
                     own = _dynamics.median(plateaus.middle(ends[np.isfinite(ends)]))
                     found[f"{prefix}{name}_n{way}"], found[f"{prefix}quantiles_{name}_n{way}"] = own.values()

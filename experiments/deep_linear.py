@@ -4,6 +4,7 @@ The number it should show: the order of modes is that of their singular values i
 1/s and critical_step[r->r+1] like 1/s; the coefficient of each truncated truth within 3 per cent of its lam(t).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +176,7 @@ def mode_times(run: Any) -> np.ndarray:
 
 def figures(run: Any) -> dict[str, Figure]:
     """All figures of a run, by file name."""
-    found: dict[str, Figure | None] = {"coefficients": coefficients(run), "trajectories": None}
+    found: dict[str, Figure | None] = {"coefficients": coefficients(run), "order": order(run)}
     for name, data in _dynamics.trainings(run).items():
         found[f"{name}_modes"] = learning(run, data)
     found["ladder"] = plots.ladder_figure(plots.sweeps(run)["main"])
@@ -214,7 +215,7 @@ from {data.attrs['scale']:g} times {start} (right). Medians, bands hold 80 per c
     axes[0, 0].set_title("posterior")
     axes[0, 1].set_title("training")
     names = _dynamics.names(data)
-    found = _dynamics.masses(run, "main", names)
+    found = _dynamics.masses(run, data)
     good = data["phase"].values[data["ok"].values][:, inside]
     for label in range(len(names)):
         if found is not None:
@@ -222,6 +223,38 @@ from {data.attrs['scale']:g} times {start} (right). Medians, bands hold 80 per c
         axes[2, 1].plot(steps, (good == label).mean(0), color=styles[label].colour, ls=styles[label].line)
     shown = {f"{name} mode{'' if name == '1' else 's'} learned": styles[i] for i, name in enumerate(names)}
     draw.legend(figure, shown, loc="outside lower center", ncols=len(shown))
+    return figure
+
+
+@draw.styled
+def order(run: Any) -> Figure | None:
+    """The step at which each mode is learned, over 1/s, by every training of a run: optimisers and starts together."""
+    told = _dynamics.trainings(run)
+    if not told:
+        return None
+    caption = (
+        "The first step at which a mode has half its singular value s: medians over runs, bars hold 90 per cent of \
+them; dotted: as 1/s. In brackets: the share of runs in which no mode comes before a larger one."
+    )
+    figure, axes = draw.sheet(draw.COLUMN * 1.35, 3.6, 1, 1, caption)
+    ax, fn = axes[0, 0], landscape(run)
+    x = 1 / np.array(fn.target.singular_values)
+    for i, (data, style) in enumerate(zip(told.values(), itertools.cycle(draw.STYLES))):
+        steps = learned_steps(fn, data)[data["ok"].values[: data.sizes["kept"]]]
+        seen = np.where(np.isfinite(steps), steps, np.nan)
+        if not np.isfinite(seen).any():
+            continue
+        low, middle, high = np.nanquantile(seen, [0.05, 0.5, 0.95], axis=0)
+        share = float((steps[:, 1:] >= steps[:, :-1]).all(1).mean())
+        label = f"{data.attrs['optimiser']} from {data.attrs['scale']:g} ({share:.0%})"
+        at = x * 1.04 ** (i - (len(told) - 1) / 2)
+        ax.errorbar(at, middle, [middle - low, high - middle], color=style.colour, marker=style.marker, ls=style.line,
+                    label=label)  # fmt: skip
+        if i == 0:
+            ax.plot(x, middle[0] * x / x[0], color="0.4", lw=0.8, ls=(0, (1, 2)))
+    draw.logarithmic(ax, "x", x)
+    ax.set(yscale="log", xlabel="$1/s$ of the mode", ylabel="step at which it is learned")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
     return figure
 
 

@@ -6,6 +6,7 @@ hull of the columns, 46 (5) and 255 (2) by descent; leading-order theory has no 
 exp(-t L) at n beta = 2 t.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +26,8 @@ from ._shared import mark, quantity
 from ._superposition import LEAST, Told
 
 T_LABEL = r"$t$ (density $\propto e^{-tL(W,b)}\,\varphi$)"
-ONLY = {"widths": ("widths",), "single_paths": ()}
-"""Figures that the demo does not draw: the configs that do also when small (single paths need several data sets)."""
+ONLY = {"widths": ("widths", "data_widths"), "single_paths": (), "over_widths": ()}
+"""Figures that the demo does not draw: the configs that do also when small (the others need several data sets)."""
 WIDE = 3.6  # room for a polygon: columns have lengths up to 1.3 and fluctuate
 
 
@@ -50,6 +51,9 @@ def figures(run: Any) -> dict[str, Figure]:
     potentials = [rules for rules in parts.values() if rules[0].axis == "t"]
     if len({rules[0].c for rules in potentials}) > 1:
         found["widths"] = widths(potentials)
+    rows = _superposition.beside(told)
+    if len(rows) > 1:
+        found["data_widths"], found["over_widths"] = widths(rows), over_widths(rows)
     for part, rules in parts.items():
         prefix = "" if part == "main" else f"{part}_"
         found[f"{prefix}crossings"] = crossings(rules)
@@ -230,19 +234,26 @@ descent to the nearest minimum. Below: where one family gives way to the next, w
 
 @draw.styled
 def widths(parts: Sequence[Sequence[Told]]) -> Figure:
-    """A row for every number of features c, a column for every rule: mass of each phase over n, named at its most."""
+    """A row for every number of features c: mass of each phase over n, named at its most.
+
+    A column for every rule of one population loss; or one for the population loss, one for data.
+    """
     most = max(len(told) for told in parts)
     parts = [told for told in parts if len(told) == most]
-    rules = [one.rule for one in parts[0]]
-    caption = f"Posterior mass of every phase that has more than 5 per cent somewhere, over n = 2 t ({draw.ERRORS}); \
-colour: corners k. '+': a feature with positive bias; '*': a corner that two features share."
+    columns = parts[0]
+    ends = [_scale(one) * one.x[k] for told in parts for one in told for k in (0, -1)]
+    caption = (
+        f"Posterior mass of every phase that has more than 5 per cent somewhere, over n (2 t of the population loss; \
+{draw.ERRORS}); colour: corners k. '+': a feature with positive bias; '*': a corner that two features share."
+    )
     figure, axes = draw.sheet(
-        draw.PAGE, 1.45 * len(parts) + 0.5, len(parts), len(rules), caption, sharex=True, sharey=True
+        draw.PAGE, 1.45 * len(parts) + 0.5, len(parts), len(columns), caption, sharex=True, sharey=True
     )
     for row, told in zip(axes, parts, strict=True):
         colours = _families(told)
         for ax, one in zip(row, told, strict=True):
             taken: list[tuple[float, float]] = []
+            n = _scale(one) * one.x
             for label, name in enumerate(one.names):
                 value, error = one.share([label])
                 if value.max() <= LEAST:
@@ -251,9 +262,9 @@ colour: corners k. '+': a feature with positive bias; '*': a corner that two fea
                 colour = draw.OUTSIDE.colour if family is None else colours[family]
                 line: Any = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))[
                     min(name.count("+"), 4)] if "*" not in name else (0, (2, 2, 1, 2))  # fmt: skip
-                ax.fill_between(2 * one.x, value - error, value + error, color=colour, alpha=0.25, lw=0)
-                ax.plot(2 * one.x, value, color=colour, ls=line)
-                at = (float(np.log10(2 * one.x[value.argmax()])), float(value.max()))
+                ax.fill_between(n, value - error, value + error, color=colour, alpha=0.25, lw=0)
+                ax.plot(n, value, color=colour, ls=line)
+                at = (float(np.log10(n[value.argmax()])), float(value.max()))
                 while any(abs(at[0] - x) < 0.16 and abs(at[1] - y) < 0.13 for x, y in taken):
                     at = (at[0] + 0.17, at[1])
                 taken.append(at)
@@ -261,12 +272,55 @@ colour: corners k. '+': a feature with positive bias; '*': a corner that two fea
                 ax.annotate(name, (10 ** at[0], at[1]), xytext=(0, 2), textcoords="offset points", color=colour,
                             ha=side, fontsize=8)  # fmt: skip
             draw.logarithmic(ax, "x", [10, 20])
-            ax.set(ylim=(-0.02, 1.18), xlim=(2 * one.x[0] / 1.15, 2 * one.x[-1] * 1.15), yticks=[0, 0.5, 1])
+            ax.set(ylim=(-0.02, 1.18), xlim=(min(ends) / 1.15, max(ends) * 1.15), yticks=[0, 0.5, 1])
         row[0].set_ylabel(f"$c = {told[0].c}$\nmass")
-    for ax, rule in zip(axes[0], rules, strict=True):
-        ax.set_title(f"by {'the hull of the columns' if rule == 'hull' else 'descent to the nearest minimum'}")
-    for ax in axes[-1]:
-        ax.set_xlabel(r"$n = 2t$ at unit noise")
+    for ax, one in zip(axes[0], columns, strict=True):
+        rule = f"by {'the hull of the columns' if one.rule == 'hull' else 'descent to the nearest minimum'}"
+        what = "population loss" if one.axis == "t" else f"{len(one.label)} data sets"
+        ax.set_title(rule if len({each.axis for each in columns}) == 1 else what)
+    for ax, one in zip(axes[-1], columns, strict=True):
+        ax.set_xlabel(r"$n = 2t$ at unit noise" if one.axis == "t" else draw.AXES["n"])
+    return figure
+
+
+def _scale(one: Told) -> float:
+    """n at unit noise for one unit of the axis."""
+    return 2.0 if one.axis == "t" else 1.0
+
+
+@draw.styled
+def over_widths(rows: Sequence[tuple[Told, Told]]) -> Figure | None:
+    """Where families give way, over c: of the population loss, averaged over data sets, and of single data sets."""
+    pairs = sorted({pair for row in rows for one in row for pair in one.pairs()})
+    count = len(rows[0][1].label)
+    caption = f"Where one family of k-gons gives way to the next (90 per cent intervals): squares: population loss, n \
+= 2 t; circles: F averaged over {count} data sets; thin bars: the first and the last crossing of nine data sets in ten."
+    figure, axes = draw.sheet(draw.COLUMN * 1.3, 3.4, 1, 1, caption)
+    ax, drawn = axes[0, 0], False
+    for style, (a, b) in zip(itertools.cycle(draw.STYLES), pairs):
+        line = []
+        for population, data in rows:
+            for one, marker, shift in ((population, "s", -0.12), (data, "o", 0.04)):
+                at = one.crossing(a, b)
+                if at is None:
+                    continue
+                low, high = np.clip(at.interval, one.x[0], one.x[-1]) * _scale(one)
+                x, value = one.c + shift, at.value * _scale(one)
+                ax.plot([x, x], [low, high], color=style.colour, lw=2.5, alpha=0.5, solid_capstyle="butt")
+                ax.plot(x, value, marker, color=style.colour, mfc="white" if one is population else style.colour)
+                line += [(x, value)] if one is population else []
+                drawn = True
+            single = data.single(a, b)
+            for ends, shift in ((single.first, 0.14), (single.last, 0.2)) if single is not None else ():
+                seen = ends[np.isfinite(ends)]
+                if seen.size:
+                    ax.plot([data.c + shift] * 2, np.quantile(seen, [0.05, 0.95]), color=style.colour, lw=0.7)
+        ax.plot(*np.array(line).reshape(-1, 2).T, color=style.colour, ls=style.line, lw=0.8, label=rf"${a} \to {b}$")
+    if not drawn:
+        return None
+    ax.set(yscale="log", xlabel="features $c$", ylabel=draw.AXES["n"], xticks=[data.c for _, data in rows])
+    draw.logarithmic(ax, "y", np.array(ax.get_ylim()))
+    ax.legend(loc="best")
     return figure
 
 

@@ -142,9 +142,14 @@ reproduce it, and its phase diagram to explore by pointer. It needs a browser an
         """\
 Lead the kept parameters of a run down to the minima below them, cluster those, and print the catalogue: each phase's
 share of the draws, loss, local learning coefficient, rank of the Hessian, whether it is a minimum or a saddle, and
-where it leads. Needs no known phases. Writes nothing.""",
+where it leads. Needs no known phases. Writes nothing.
+
+Of a model with data the loss is that of one data set, the first at its largest n, and all draws are led down it;
+--data-seed and --n choose another, and then look at the draws of that data set, and at that n, alone.""",
         """\
   slt phases runs/mine --part population
+  slt phases runs/mine --part all
+  slt phases runs/mine --data-seed 3 --n 500
   slt phases runs/mine --quench posterior    # saddles that hold the posterior for a while count as phases too
   slt phases runs/mine --json
 """,
@@ -220,8 +225,17 @@ def parser() -> argparse.ArgumentParser:
     made["report"].add_argument("--out", metavar="FILE", help="the HTML file (default RUN/report.html)")
     made["merge"].add_argument("runs", metavar="RUN", nargs="+", help="run directories, or directories of sweeps")
     made["merge"].add_argument("--out", metavar="DIR", required=True, help="the directory of the merged data")
-    made["phases"].add_argument("--part", metavar="NAME", help="the part of the run (default: main, else its first)")
-    made["phases"].add_argument("--json", action="store_true", help="one JSON object, for programs")
+    made["phases"].add_argument(
+        "--part", metavar="NAME", help="the part of the run, or all (default: main, else its first)"
+    )
+    made["phases"].add_argument(
+        "--n", type=int, metavar="N", help="draws at this n alone, and the loss on so much data"
+    )
+    text = "draws of this data set alone, and the loss on it (default: all draws, and the loss on the first)"
+    made["phases"].add_argument("--data-seed", type=int, metavar="S", help=text)
+    made["phases"].add_argument(
+        "--json", action="store_true", help="one JSON object, of all parts a list, for programs"
+    )
     text = "loss: minima of the loss below the draws; posterior: modes of the posterior at each draw's own t"
     made["phases"].add_argument("--quench", choices=("loss", "posterior"), default="loss", help=text)
     made["calibrate"].add_argument("--json", action="store_true", help="one JSON list, for programs")

@@ -140,7 +140,9 @@ class Learned:
 def learned(widths: Sequence[int], singular_values: Sequence[float]) -> Phases:
     """The phases "0", "1", .., of a network that has learned so many modes of M: see `Learned`."""
     widths, values = tuple(widths), tuple(float(value) for value in singular_values)
-    text = "leading modes of M whose strength in the product is within half its singular value of it"
+    text = (
+        "leading modes of M whose strength u_i' W v_i in the product W (no singular value of W) is within s_i/2 of s_i"
+    )
     return Phases(tuple(str(r) for r in range(len(values) + 1)), Learned(widths, values), text)
 
 

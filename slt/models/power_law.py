@@ -4,6 +4,7 @@ Modes are learned one after another, mode i at t ~ 8.5/s_i^2 (q = 8), and lam(t)
 F(t) and lam(t) are exact by one-dimensional quadrature: slt.theory.factorisation.power_law (science.md B5).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from scipy import special
 
 from slt.model import Potential
 from slt.models._truth import known
+from slt.phases import Phases
 from slt.priors import Normal, Prior
 from slt.theory import elementary
-from slt.typing import InputError, Scalar
+from slt.typing import InputError, Integer, Scalar
+
+LABELS = 127  # that a run keeps, in one byte
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,13 @@ class PowerLaw:
         return np.arange(1, self.modes + 1) ** -float(self.alpha)
 
     def __call__(self, w: Float[Array, " d"]) -> Scalar:
+        return jnp.sum(self.squares(w))
+
+    def squares(self, w: Float[Array, " d"]) -> Float[Array, " modes"]:
+        """|a_i b_i - s_i e_1|^2 of every mode."""
         a, b = w[: self.modes], w[self.modes :].reshape(self.modes, self.q)
         first = a * b[:, 0] - jnp.asarray(self.strengths, w.dtype)
-        return jnp.sum(jnp.square(first)) + jnp.sum(jnp.square(a[:, None] * b[:, 1:]))
+        return jnp.square(first) + jnp.sum(jnp.square(a[:, None] * b[:, 1:]), axis=1)
 
     def cut_off(self, t: Any, learned: int, constant: bool = True) -> Float[np.ndarray, "*t"]:
         """What singular learning theory says of F(t) if the truth ended after `learned` modes:
@@ -57,11 +65,35 @@ class PowerLaw:
         return value - (self.modes - learned) * zero - np.sum(bessel + np.log(2 / np.pi) / 2 - self.q / 2 * np.log(2))
 
 
+@dataclass(frozen=True)
+class Learned:
+    """How many modes a draw has learned: of how many |a_i b_i - s_i e_1| < s_i/2.
+
+    Of the product whose blocks are a_i b_i', one a mode, so many singular values |a_i||b_i| are then above s_i/2: it is
+    counted which modes are there, and not whether smaller ones come after larger ones.
+    """
+
+    fn: PowerLaw
+
+    def __call__(self, w: Float[Array, " d"]) -> Integer:
+        least = jnp.asarray(np.square(self.fn.strengths / 2), w.dtype)
+        return jnp.sum(self.fn.squares(w) < least, dtype=jnp.int32)
+
+
+def learned(fn: PowerLaw) -> Phases:
+    """The phases "rank 0", "rank 1", .. of draws that have learned so many modes: see `Learned`."""
+    text = "modes whose row a_i b_i of the product lies within half their strength s_i of s_i e_1"
+    return Phases(tuple(f"rank {k}" for k in range(fn.modes + 1)), Learned(fn), text)
+
+
 _PRIOR = Normal()
 
 
 def make(modes: int = 64, alpha: float = 0.4, q: int = 8, prior: Prior = _PRIOR) -> Potential:
-    """modes (q + 1) parameters; at last lambda = modes q/2, m = 1. With the prior N(0, 1), F and lam(t) are exact."""
+    """modes (q + 1) parameters; at last lambda = modes q/2, m = 1. With the prior N(0, 1), F and lam(t) are exact.
+
+    Phases, of fewer than 127 modes: how many are learned, see `Learned`.
+    """
     for name, value in (("modes", modes), ("q", q)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(name, value, "must be a whole number, at least 1")
@@ -76,4 +108,5 @@ def make(modes: int = 64, alpha: float = 0.4, q: int = 8, prior: Prior = _PRIOR)
         loss=0.0,
         population_loss=fn,
     )
+    truth = dataclasses.replace(truth, phases=learned(fn) if modes < LABELS else None)
     return Potential(fn, modes * (q + 1), prior, known=truth)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from slt.experiments import _dynamics, _training, deep_linear
 
+from slt import config, runs
 from slt.models import deep_linear as models
 from slt.typing import InputError
 
@@ -27,6 +28,7 @@ class Site:
         return make()
 
 
+@pytest.mark.slow
 def test_coefficients_of_truncated_truths_are_within_three_per_cent() -> None:
     site = Site()
     measure = deep_linear.Coefficients((2, 3, 4), (3.0, 1.5), t=(50.0,), error=0.006, seconds=15)
@@ -37,6 +39,7 @@ def test_coefficients_of_truncated_truths_are_within_three_per_cent() -> None:
     np.testing.assert_allclose(found["llc"], found["exact"], rtol=0.03)
 
 
+@pytest.mark.slow
 def test_training_as_a_measure(tmp_path: Path) -> None:
     model = models.population((3, 3, 3), (4.0, 2.0))
     site = Site(tmp_path)
@@ -62,3 +65,21 @@ def test_training_as_a_measure(tmp_path: Path) -> None:
     assert backwards["posterior_order"].value == 0
     with pytest.raises(InputError, match="no such sweep"):
         _training.Training(part="lost")(site)
+
+
+@pytest.mark.statistics
+def test_modes_come_by_singular_value_in_bayes_and_sgd_but_not_with_adam(tmp_path: Path) -> None:
+    run = runs.begin(config.compose("deep_linear/demo"), tmp_path / "run")
+    told = run.quantities
+    assert told["posterior_in_order"].value == 1
+    assert told["in_order"].value == told["momentum.in_order"].value == 1
+    assert told["adam.in_order"].value < 0.1, "steps of one size: the smaller singular value is reached first"
+    times = [told[f"critical_step[{r}->{r + 1}]"] for r in range(3)]
+    for one, ratio in zip(times, (1, 2, 4), strict=True):  # exp(4 s r step): times go as 1/s
+        assert float(one.value / times[0].value) == pytest.approx(ratio, rel=0.15)
+        assert one.interval[0] <= one.value <= one.interval[1]
+    at = [told[f"critical_t[{r}->{r + 1}]"].value for r in range(3)]
+    assert at[0] < at[1] < at[2]
+    off, error = told["coefficient_off"].value, told["coefficient_off"].stderr
+    assert (np.abs(off) < 0.03).all()
+    assert (error < 0.015).all()

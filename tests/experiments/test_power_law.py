@@ -1,12 +1,14 @@
 """Power-law factorisation: the asymptotic forms against quadrature, and the demo against both."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from stats import assert_close
 
 from experiments import power_law as experiment
 from slt import config, runs
-from slt.models.power_law import PowerLaw
+from slt.models.power_law import PowerLaw, make
 from slt.theory import factorisation
 from slt.typing import InputError
 
@@ -50,3 +52,18 @@ def test_demo_samples_the_exact_curves(tmp_path):
     truth = factorisation.power_law(t, 16, 0.4)
     assert_close(run.quantities["llc"], truth.lam, 0.8, what="lam(t)")
     assert_close(run.quantities["free_energy"], truth.free_energy, 1.5, what="F(t)")
+
+
+def test_phases_count_learned_modes() -> None:
+    """All at the optimum, none at 0, two fewer with two modes gone; of prior draws hardly any mode is learned."""
+    model = make(16, 0.4, 8)
+    phases, best = model.truth().phases, np.array(model.truth().params)
+    assert phases.names[0] == "rank 0"
+    assert len(phases.names) == 17
+    for gone, rank in (([], 16), (range(16), 0), ([3, 7], 14)):
+        w = best.copy()
+        w[list(gone)] = 0
+        assert int(phases.label(jnp.asarray(w))) == rank
+    prior = jax.vmap(lambda key: phases.label(model.init(key)))(jax.random.split(jax.random.key(0), 500))
+    assert float(prior.mean()) < 0.1
+    assert make(127, 0.4, 2).truth().phases is None

@@ -8,6 +8,7 @@ import xarray as xr
 from stats import assert_close
 
 from experiments import _superposition as k_gons
+from experiments import superposition as superposition_figures
 from slt import config, runs
 from slt.models import superposition
 from slt.models._kgon import Shape
@@ -77,6 +78,28 @@ def test_families_cross_where_their_shares_are_equal():
     assert abs(at.value - 200) < 4 * at.stderr
 
 
+def test_population_and_data_stand_side_by_side_over_c():
+    """Of three c, made so that 5 gives way to 6 at t = 200 and, on 20 data sets, about n = 500: 25 per cent late."""
+    rng, every = np.random.default_rng(1), []
+    for c in (6, 7, 8):
+        for axis, at, sets in (("t", 200.0, 1), ("n", 500.0, 20)):
+            x = at * np.geomspace(0.3, 3, 6)
+            own = at * np.exp(0.1 * (sets > 1) * rng.standard_normal(sets))[:, None, None, None]
+            label = (rng.random((sets, 6, 8, 400)) < 1 / (1 + (own / x[:, None, None]) ** 3)).astype(int)
+            every.append(k_gons.Told(f"{axis}{c}", "hull", axis, x, label, ("5", "6"), c))
+    rows = k_gons.beside(every[::-1])
+    assert [data.c for _, data in rows] == [6, 7, 8]
+    for population, data in rows:
+        assert population.axis == "t"
+        before, after = population.crossing(5, 6), data.crossing(5, 6)
+        assert abs(before.value - 200) < 4 * before.stderr
+        assert abs(after.value - 500) < 4 * after.stderr
+        assert np.isfinite(data.single(5, 6).first).all()
+        assert population.single(5, 6) is None
+    assert superposition_figures.over_widths(rows) is not None
+    assert superposition_figures.widths(rows) is not None
+
+
 def test_relabelled_draws_are_those_after_burn_in_of_whole_chains():
     phases = superposition.partition(6, "descent", merged=False)
     names = ("6", "5+", "4")
@@ -105,3 +128,34 @@ def test_population_crosses_where_the_header_says(tmp_path):
     assert_close(run.quantities["critical_t[4->5]"], 45.5, 3.0, what="4 -> 5 by the hull")
     assert_close(run.quantities["descent.critical_t[5->6]"], 255.0, 4.0, what="5 -> 6 by descent")
     assert float(run.quantities["descent.outside"].value) < 0.05
+
+
+@pytest.mark.statistics
+def test_data_cross_later_than_the_population_and_single_data_sets_about_their_mean(tmp_path):
+    """20 data sets: the averaged crossing where the header says; each first crossing before the last, both about it."""
+    run = runs.begin(config.compose("superposition/data"), tmp_path / "run")
+    assert run.data["main"].sizes["data_seed"] >= 20
+    at = run.quantities["critical_n[5->6]"]
+    assert_close(at, 682.0, 30.0, what="5 -> 6 averaged over data sets")
+    assert at.value - 540 > 2 * at.stderr, "2 t of the population: see population"
+    first, last = run.quantities["first_n[5->6]"], run.quantities["last_n[5->6]"]
+    for one, name in ((first, "first"), (last, "last")):
+        low, high = run.quantities[f"quantiles_{name}_n[5->6]"].value
+        assert low <= one.interval[0] <= one.value <= one.interval[1] <= high
+    assert first.value <= last.value
+    assert first.interval[0] < at.interval[1]
+    assert last.interval[1] > at.interval[0]
+
+
+@pytest.mark.statistics
+def test_training_visits_phases_in_its_own_order(tmp_path):
+    """Of at least 200 runs: the share with loss falling and lambda rising at every passage, with its error."""
+    run = runs.begin(config.compose("superposition/dynamics"), tmp_path / "run")
+    assert run.measures["training"].sizes["run"] >= 200
+    assert run.measures["training"]["ok"].all()
+    told = run.quantities
+    assert_close(told["rising"], 0.27, 0.05, what="loss falls and lambda rises")
+    assert_close(told["not_falling"], 0.34, 0.05, what="loss falls and lambda does not fall")
+    assert told["rising"].interval[1] < 0.5, "most runs do not go the posterior's way"
+    assert told["rising"].value <= told["not_falling"].value
+    assert told["ends[6]"].interval[1] < 0.25, "hexagons, where all of the posterior ends"

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 import slt
-from slt.cli import main
+from slt.cells import data_words, grid
+from slt.cli import main, phases
+from slt.engine import Schedule, prepare
+from slt.engine.program import draw_data
 from slt.measure import descent
 from slt.measure.catalogue import Catalogue
+from slt.models import gaussian_location
+from slt.samplers import HMC
 from slt.typing import InputError
 
 
@@ -177,3 +182,20 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_allclose(shares + found["unassigned"], 1)
     assert main(["phases", str(place), "--part", "nowhere"]) == 2
     assert "part" in capsys.readouterr().err
+    assert main(["phases", str(place), "--part", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [found]
+    assert main(["phases", str(place), "--data-seed", "1"]) == 2
+    assert "no such axis" in capsys.readouterr().err
+
+
+def test_the_data_set_descended_is_the_one_asked_for() -> None:
+    """By default the first at the largest n; every data set is the same whatever n it is cut to."""
+    model = gaussian_location.make()
+    cells = grid(model, n=[5, 9], data_seed=[0, 4])
+    job = prepare(model, HMC(), cells, {}, Schedule(draws=2, chains=1), key=jax.random.key(0))
+    whole = phases._data(job, {})
+    assert all(leaf.shape[0] == 9 for leaf in jax.tree.leaves(whole))
+    for axes, seed, n in (({}, 0, 9), ({"data_seed": 4}, 4, 9), ({"data_seed": 4, "n": 5}, 4, 5), ({"n": 5}, 0, 5)):
+        drawn = jax.tree.leaves(draw_data(model, np.stack([data_words(seed)]), {}, 9))
+        for a, b in zip(jax.tree.leaves(phases._data(job, axes)), drawn, strict=True):
+            np.testing.assert_allclose(a, b[0, :n], rtol=1e-6)
