@@ -1,22 +1,21 @@
-"""Expectations of the phases of Landau's sixth-order potential: exact, or reweighted from the draws of a sweep."""
+"""Landau's sixth-order potential: expectations of its phases, exact, and its line of coexistence as a measure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import optimize
+from scipy import optimize, stats
 
+import slt
+from slt.models.landau import size
 from slt.theory.quadrature import quadrature
 from slt.transitions.lines import Local
-from slt.typing import InputError
+from slt.typing import Quantity
 
 ORIGIN, OUTER = 0, 1
 FINE = np.linspace(0.0, 2.5, 4001)
-NEAR = 4
-"""Cells of the grid whose draws are reweighted to a point between them."""
-MOST = 1500
-"""Draws of each ladder that are used for it, evenly spread."""
 
 
 def k(z: np.ndarray, h: float, b: float) -> np.ndarray:
@@ -59,61 +58,69 @@ def barrier(x: np.ndarray, energy: np.ndarray) -> float:
     return best
 
 
-class Sampled:
-    """Expectations of the phases anywhere between the cells of a sweep: draws of the cells near by, reweighted."""
+@dataclass(frozen=True)
+class Followed:
+    """The line of coexistence that `slt.line` finds in the box of h and t, as a measure of a run.
 
-    def __init__(self, data: xr.Dataset, b: float):
-        data = data.squeeze([d for d in ("gamma", "data_seed", "b") if d in data.dims], drop=True)
-        keep = ~data["burn_in"].values
-        order = ("h", "t", "chain", "draw")
-        self.z = data["square"].transpose(*order).values[..., keep].astype(np.float64)
-        label = data["phase"].transpose(*order).values[..., keep]
-        self.label = np.where(data["status"].transpose(*order[:3]).values[..., None] == 0, label, -1)
-        thin = max(1, self.z.shape[-1] // MOST)
-        self.z, self.label = self.z[..., ::thin], self.label[..., ::thin]
-        self.h, self.t, self.b = data["h"].values.astype(float), data["t"].values.astype(float), b
-        shares = [(self.label == phase).mean((-2, -1)) for phase in (ORIGIN, OUTER)]
-        self.cells = np.argwhere(np.minimum(*shares) > 0.01)
+    h: values at which it is told; runs, particles: of each phase each time that it is sampled, until t has the error
+    rtol or half of the seconds are over.
+    """
 
-    def __call__(self, h: float, t: float) -> Local:
-        if not len(self.cells):
-            raise InputError("run", 0, "no cell has draws in both phases: more draws, or a grid nearer to the line")
-        i, j = self.cells.T
-        apart = np.square(np.log(t / self.t[j]) / 0.3) + np.square(t * (h - self.h[i]) / 2)
-        chosen = np.argsort(apart)[:NEAR]
-        parts = [self._moved(int(i[one]), int(j[one]), h, t) for one in chosen]
-        value = np.array([part[0] for part in parts])  # [cell, (D, K_a, K_b, z_a, z_b)]
-        error = np.array([part[1] for part in parts])
-        weight = np.exp(-0.5 * (apart[chosen] - apart[chosen].min()))[:, None] / np.square(error)
-        weight = weight / weight.sum(0)
-        mean, spread = (weight * value).sum(0), np.sqrt((np.square(weight) * np.square(error)).sum(0))
-        return Local(
-            np.array([0.0, -mean[0]]), mean[1:3], mean[3:], np.array([0.0, spread[0]]), spread[1:3], spread[3:],
-            parts[0][2],
-        )  # fmt: skip
+    h: Sequence[float]
+    t: Sequence[float]
+    runs: int = 16
+    particles: int = 512
+    rtol: float = 0.004
+    seconds: float = 60.0
 
-    def _moved(self, i: int, j: int, h: float, t: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """D, <K> and <w^2> of both phases at (h, t) from one cell, their errors from its ladders, and the barrier."""
-        z, label = self.z[i, j], self.label[i, j]
-        log_weight = self.t[j] * k(z, self.h[i], self.b) - t * k(z, h, self.b)
-        weight = np.where(label >= 0, np.exp(log_weight - log_weight.max()), 0.0)
-        sums = np.array([
-            [(weight * f * (label == phase)).sum(-1) for f in (1.0, k(z, h, self.b), z)] for phase in (ORIGIN, OUTER)
-        ])  # fmt: skip
-        whole = _read(sums.sum(-1))
-        chains = sums.shape[-1]
-        left = np.array([_read(sums.sum(-1) - sums[..., c]) for c in range(chains)])
-        error = np.sqrt((chains - 1) / chains * np.square(left - left.mean(0)).sum(0)) + 1e-12
-        count, edges = np.histogram(np.sqrt(z).ravel(), bins=40, weights=weight.ravel())
-        seen = count > 0
-        profile = np.where(seen, -np.log(np.where(seen, count, 1.0)), -np.log(count[seen].min()) + 1.0)
-        return whole, error, barrier(edges[:-1], profile)
+    def __call__(self, site: Any) -> xr.Dataset:
+        main = site.parts["main"]
+
+        def make() -> dict[str, np.ndarray]:
+            found = slt.line(
+                main.job.model, t=self.t, control={"h": self.h}, order=size, rtol=self.rtol, seconds=self.seconds,
+                budget=slt.Budget(runs=self.runs, particles=self.particles), key=site.key,
+            )  # fmt: skip
+            one = found.line
+            return {
+                "at": np.stack([found.x, *found.critical[:2], *found.slope[:2]]),
+                "points": np.stack([one.h, one.t, one.t_stderr, one.barrier]),
+                "marks": np.array([[each.h, each.t, each.h_stderr, each.t_stderr] for each in one.marks]).T,
+                "words": np.array([*found.names, str(found), *(each.kind for each in one.marks)]),
+            }
+
+        one = site.once("line", make)
+        tables = {
+            "h": ("critical", "critical_stderr", "slope", "slope_stderr"),
+            "point": ("point_h", "point_t", "point_t_stderr", "barrier"),
+            "mark": ("mark_h", "mark_t", "mark_h_stderr", "mark_t_stderr"),
+        }
+        rows = [one["at"][1:], one["points"], one["marks"]]
+        found = {
+            name: ((dim,), row)
+            for (dim, names), table in zip(tables.items(), rows, strict=True)
+            for name, row in zip(names, table, strict=True)
+        }
+        a, b, verdict, *kinds = (str(each) for each in one["words"])
+        return xr.Dataset(found, {"h": one["at"][0]}, {"a": a, "b": b, "verdict": verdict, "kinds": kinds})
 
 
-def _read(sums: np.ndarray) -> np.ndarray:
-    """(F_origin - F_outer, <K> twice, <w^2> twice) of sums [phase, (1, K, w^2)]."""
-    total = np.maximum(sums[:, 0], 1e-300)
-    return np.concatenate([[np.log(total[OUTER] / total[ORIGIN])], sums[:, 1] / total, sums[:, 2] / total])
+def followed(run: Any) -> dict[str, Quantity]:
+    """critical_t[a->b] and slope[clausius_clapeyron] over h, end_h and end_t where the barrier falls to 1 nat."""
+    if "line" not in run.measures:
+        return {}
+    one, coords = run.measures["line"], {"h": run.measures["line"]["h"].values.tolist()}
+    t, error = one["critical"].values, one["critical_stderr"].values
+    far = np.exp(stats.norm.ppf(0.95) * error / t)
+    found = {
+        f"critical_t[{one.attrs['a']}->{one.attrs['b']}]": Quantity(t, error, coords, np.stack([t / far, t * far], -1)),
+        "slope[clausius_clapeyron]": Quantity(one["slope"].values, one["slope_stderr"].values, coords),
+    }
+    for i, kind in enumerate(one.attrs["kinds"]):
+        if kind == "end":
+            marks = {name: (one[f"mark_{name}"].values[i], one[f"mark_{name}_stderr"].values[i]) for name in ("h", "t")}
+            found |= {f"end_{name}": Quantity(np.array(x), np.array(s), {}) for name, (x, s) in marks.items()}
+    return found
 
 
 def exact_t(exact: Exact, h: float, t: Sequence[float] | np.ndarray) -> float:

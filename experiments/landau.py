@@ -25,7 +25,7 @@ from slt.typing import InputError, Quantity
 
 from . import _hysteresis
 from . import _shared as shared
-from ._landau import ORIGIN, OUTER, Exact, Sampled, coexistence, exact_h, exact_t
+from ._landau import ORIGIN, OUTER, Exact, coexistence, exact_h, exact_t, followed
 
 NAMES = ("origin", "outer")
 STYLES = draw.palette(NAMES)
@@ -83,8 +83,9 @@ def _crossings(run: Any) -> tuple[list[Crossing | None], list[Crossing | None]]:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[origin->outer] over h, critical_h[outer->origin] over t, slopes dt/dh there by Clausius-Clapeyron and
-    by finite differences of the crossings, exact values; the loop between sweeps of t up and down (hysteresis).
+    """Of the line followed by slt.line: critical_t[origin->outer] and slope[clausius_clapeyron] over h, end_h, end_t.
+    Of the ladders' shares: ladder_t[origin->outer] over h, with slope[line] by finite differences, and
+    critical_h[outer->origin] over t. Exact values; the loop between sweeps of t up and down (hysteresis).
     """
     data = _main(run)
     if data is None:
@@ -92,51 +93,43 @@ def summarise(run: Any) -> dict[str, Quantity]:
     h, t = data["h"].values, data["t"].values
     along_t, along_h = _crossings(run)
     exact = _exact(run)
+    t_c = np.array([exact_t(exact, each, t) for each in h])
     found = {
-        "critical_t[origin->outer]": shared.row([shared.quantity(one) for one in along_t], "h", h.tolist()),
+        "ladder_t[origin->outer]": shared.row([shared.quantity(one) for one in along_t], "h", h.tolist()),
         "critical_h[outer->origin]": shared.row([shared.quantity(one) for one in along_h], "t", t.tolist()),
-        "exact_t[origin->outer]": shared.known([exact_t(exact, each, t) for each in h], {"h": h.tolist()}),
+        "exact_t[origin->outer]": shared.known(t_c, {"h": h.tolist()}),
         "exact_h[outer->origin]": shared.known([exact_h(exact, each) for each in t], {"t": t.tolist()}),
     }
-    return found | _slopes(data, exact, h, along_t) | _hysteresis.quantities(run)
+    return found | followed(run) | _slopes(exact, h, t_c, along_t) | _hysteresis.quantities(run)
 
 
-def _slopes(data: xr.Dataset, exact: Exact, h: np.ndarray, along_t: list[Crossing | None]) -> dict[str, Quantity]:
-    sampled = Sampled(data, exact.b)
+def _slopes(exact: Exact, h: np.ndarray, t_c: np.ndarray, along_t: list[Crossing | None]) -> dict[str, Quantity]:
+    """slope[line], by finite differences of the ladders' crossings, and slope[exact]."""
     here = [i for i, one in enumerate(along_t) if one is not None and np.isfinite(one.stderr)]
-    tables = {name: (np.full(len(h), np.nan), np.full(len(h), np.nan)) for name in ("clausius_clapeyron", "line")}
-    truth = np.full(len(h), np.nan)
+    value, error, truth = (np.full(len(h), np.nan) for _ in range(3))
     at = np.array([(one.value, one.stderr) for one in along_t if one is not None and np.isfinite(one.stderr)])
-    if not len(here) or not len(sampled.cells):
-        return {}
-    risen = lines.finite_difference(h[here], at[:, 0], at[:, 1])
-    for place, i in enumerate(here):
-        told = sampled(float(h[i]), float(at[place, 0]))
-        both = lines.clausius_clapeyron(at[place, 0], told.loss, told.force, told.loss_stderr, told.force_stderr)
-        tables["clausius_clapeyron"][0][i], tables["clausius_clapeyron"][1][i] = both.value, both.stderr
-        tables["line"][0][i] = np.asarray(risen.value)[place]
-        tables["line"][1][i] = np.asarray(risen.stderr)[place]
-        t_c = exact_t(exact, float(h[i]), at[:, 0])
-        if np.isfinite(t_c):
-            known = exact(float(h[i]), t_c)
-            truth[i] = float(lines.clausius_clapeyron(t_c, known.loss, known.force).value)
+    if len(here):
+        risen = lines.finite_difference(h[here], at[:, 0], at[:, 1])
+        value[here], error[here] = np.asarray(risen.value), np.asarray(risen.stderr)
+    for i in np.flatnonzero(np.isfinite(t_c)):
+        known = exact(float(h[i]), float(t_c[i]))
+        truth[i] = float(lines.clausius_clapeyron(t_c[i], known.loss, known.force).value)
     coords = {"h": h.tolist()}
-    found = {f"slope[{name}]": Quantity(*pair, coords) for name, pair in tables.items()}
-    return found | {"slope[exact]": shared.known(truth, coords)}
+    return {"slope[line]": Quantity(value, error, coords), "slope[exact]": shared.known(truth, coords)}
 
 
-def line(run: Any, expectations: Any) -> Line | None:
-    """The line of coexistence of the run's grid, followed by Clausius-Clapeyron from a crossing amid those measured."""
+def line(run: Any, exact: Exact) -> Line | None:
+    """The exact line of coexistence over the grid of a run, followed by Clausius-Clapeyron to its ends."""
     data = _main(run)
     if data is None:
         return None
     h, t = data["h"].values.astype(float), data["t"].values.astype(float)
-    known = [(float(h[i]), one.value) for i, one in enumerate(_crossings(run)[0]) if one is not None]
+    known = [(x, t_c) for x in h.tolist() if np.isfinite(t_c := exact_t(exact, x, t))]
     if not known or len(h) < 3:
         return None
     box = ((min(h) - 0.1, max(h) + 0.1), (min(t), max(t)))
     try:
-        return lines.follow(expectations, known[len(known) // 2], box=box, names=NAMES, step=0.25, unit=0.2)
+        return lines.follow(exact, known[len(known) // 2], box=box, names=NAMES, step=0.25, unit=0.2)
     except InputError:
         return None
 
@@ -159,22 +152,28 @@ def diagram(run: Any) -> Figure | None:
     h, t, exact = data["h"].values, data["t"].values, _exact(run)
     caption = (
         "Posterior mass of the outer pair (colour: sampled cells); the line of equal masses by quadrature (black), "
-        "followed from sampled expectations by Clausius-Clapeyron (dashed) and as crossings of sampled free energies "
-        "(points, 90 % intervals). Circle: below it the barrier is less than 1 nat. Dotted: h = b^2/4, its limit."
+        "followed from sampled expectations by Clausius-Clapeyron (dashed), and as crossings of the shares of ladders "
+        f"(points, 90 % intervals). Circles: the barrier falls to 1 nat ({draw.ERRORS}). Dotted: h = b^2/4, its limit."
     )
     figure, axes = draw.sheet(draw.COLUMN * 1.25, 3.1, 1, 1, caption)
     ax = axes[0, 0]
     mass = (_labels(data) == OUTER).mean((-2, -1))
     tint = ax.pcolormesh(h, t, mass.T, cmap="cividis", vmin=0, vmax=1, shading="nearest", alpha=0.75, rasterized=True)
     figure.colorbar(tint, ax=ax, label="mass of the outer pair")
-    true, walked = line(run, exact), line(run, Sampled(data, exact.b))
+    true, walked, ends = line(run, exact), run.measures.get("line"), followed(run)
     if true is not None:
         ax.plot(true.h, true.t, color="black", lw=1.4, label="quadrature")
         for mark in true.marks:
             if mark.kind == "end":
                 ax.plot(mark.h, mark.t, "o", mfc="white", mec="black", ms=6, label="end: barrier 1 nat", zorder=5)
     if walked is not None:
-        ax.plot(walked.h, walked.t, color="white", lw=1.0, ls=(0, (4, 2)), label="Clausius-Clapeyron")
+        style = {"color": "white", "lw": 1.0, "ls": (0, (4, 2)), "label": "Clausius-Clapeyron"}
+        ax.plot(walked["point_h"].values, walked["point_t"].values, **style)
+    if "end_h" in ends:
+        (x, dx), (y, dy) = (
+            (float(ends[f"end_{name}"].value), float(ends[f"end_{name}"].stderr)) for name in ("h", "t")
+        )
+        ax.errorbar(x, y, dy, dx, marker="o", color="C1", mec="white", mew=0.5, ms=5, zorder=6, label="end, sampled")
     along_t, _ = _crossings(run)
     where = [(x, one) for x, one in zip(h, along_t, strict=True) if one is not None]
     if where:
@@ -198,20 +197,23 @@ def slope(run: Any) -> Figure | None:
     if "slope[exact]" not in tables or not np.isfinite(tables["slope[exact]"]["value"]).any():
         return None
     caption = (
-        f"Slope of the line: from expectations within the phases, and of the measured line itself ({draw.ERRORS})."
+        "Slope of the line: from expectations within the phases, and by finite differences of the ladders' crossings "
+        f"({draw.ERRORS})."
     )
     figure, axes = draw.sheet(draw.COLUMN, 3.2, 2, 1, caption, sharex=True, height_ratios=[2, 1.1])
     top, below = axes[:, 0]
-    truth = tables["slope[exact]"]["value"].values
-    h = tables["slope[exact]"]["h"].values
-    top.plot(h, truth, color="black", label="quadrature")
-    for shift, (name, label) in enumerate(
-        (("clausius_clapeyron", "Clausius-Clapeyron"), ("line", "finite differences"))
-    ):
+    truth = tables["slope[exact]"]["value"]
+    top.plot(truth["h"].values, truth.values, color="black", label="quadrature")
+    labels = {"clausius_clapeyron": "Clausius-Clapeyron", "line": "finite differences"}
+    for shift, (name, label) in enumerate(labels.items()):
+        if f"slope[{name}]" not in tables:
+            continue
         one, style = tables[f"slope[{name}]"], draw.STYLES[shift]
+        h, known = one["h"].values, truth.reindex(h=one["h"]).values
+        value, error = one["value"].values, one["stderr"].values
         look: dict[str, Any] = {"ls": "none", "marker": style.marker}
-        draw.curve(top, h, one["value"], one["stderr"], style, label, log=True, **look)
-        draw.curve(below, h, one["value"] / truth - 1, one["stderr"] / np.abs(truth), style, **look)
+        draw.curve(top, h, value, error, style, label, log=True, **look)
+        draw.curve(below, h, value / known - 1, error / np.abs(known), style, **look)
     below.axhline(0, color="black")
     below.set(xlabel="field $h$", ylabel="relative error", ylim=(-0.3, 0.3))
     top.set(ylabel=r"$\mathrm{d}t/\mathrm{d}h$ of the line", yscale="log")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slt.measure.evidence import Budget
     from slt.measure.free_energy import free_energy, phase_free_energies
     from slt.measure.hysteresis import hysteresis
+    from slt.measure.line import line
     from slt.measure.llc import llc
     from slt.measure.transition import transition
     from slt.model import Model, Truth, potential
@@ -67,6 +68,7 @@ __all__ = [
     "from_numpyro",
     "grid",
     "hysteresis",
+    "line",
     "llc",
     "load",
     "log_mean_exp",
@@ -116,6 +118,7 @@ _HOME = {
     "from_numpyro": "adapters",
     "grid": "cells",
     "hysteresis": "measure.hysteresis",
+    "line": "measure.line",
     "llc": "measure.llc",
     "load": "results",
     "log_mean_exp": "observables",

@@ -5,6 +5,6 @@
 - `masses`: crossings from the shares of ladders' draws in each phase
 - `kind`: coexistence, crossover or unresolved
 - `changepoints`, `falls`: change points of sweeps with a run-wise false-alarm rate
-- `lines`, `maxwell`: lines of coexistence in the plane of t or n and a control parameter
+- `lines` (and `walk`, its steps), `maxwell`: lines of coexistence in the plane of t or n and a control parameter
 - `predictions`: leading orders of singular learning theory, Laplace and exact values beside the measured crossing
 """

@@ -10,50 +10,18 @@ lines may be steep in either direction; D itself, from the caller, pulls each po
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy import interpolate
 
+from slt.transitions.walk import Expectations, Local, Mark, Point, Rules, Walk, half
 from slt.typing import Estimate, InputError
 
-LEAST_GAP = 0.05
-"""Nats per e-fold of t (and per unit of h) below which D has no gradient left: the two phases are one."""
-
-
-class Local(NamedTuple):
-    """What is measured at one (h, t), phase by phase; arrays [P].
-
-    free_energy: F_a up to a constant common to all phases; loss: <K>_a; force: <dK/dh>_a; each with its standard
-    errors (0: exact). barrier: between the two phases followed, in nats, from the shallower side (NaN: not known).
-    """
-
-    free_energy: Any
-    loss: Any
-    force: Any
-    free_energy_stderr: Any = 0.0
-    loss_stderr: Any = 0.0
-    force_stderr: Any = 0.0
-    barrier: float = math.nan
-
-
-Expectations = Callable[[float, float], Local]
-"""expectations(h, t) -> Local."""
-
-
-class Mark(NamedTuple):
-    """A point of note on a line: `end` (the phases become one), `triple` (a third phase, `phase`, is as likely),
-    `edge` (the box ends), `lost` (the corrector could not come back to the line); reason says it in words.
-    """
-
-    kind: str
-    h: float
-    t: float
-    reason: str
-    phase: str = ""
+__all__ = ["Line", "Local", "Mark", "clausius_clapeyron", "finite_difference", "follow", "meet"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +50,37 @@ class Line:
     def at_t(self, t: Any) -> Float[np.ndarray, "..."]:
         """h of the line at t, linear in log t between points; NaN beyond its ends or where h is no function of t."""
         order = np.argsort(self.t)
-        if not (np.all(np.diff(self.t) > 0) or np.all(np.diff(self.t) < 0)):
+        if not _one_way(self.t):
             return np.full(np.shape(t), np.nan)
         return np.interp(np.log(t), np.log(self.t[order]), self.h[order], left=np.nan, right=np.nan)
+
+    def at_h(self, h: Any) -> tuple[Estimate, Estimate]:
+        """(t, slope) of the line at h; NaN beyond its ends or where t is no function of h.
+
+        log t by cubic interpolation that knows the slopes at the points; the slope linear in log t on a log scale.
+        """
+        h, order = np.asarray(h, float), np.argsort(self.h)
+        x, slope = self.h[order], self.slope[order]
+        if len(x) < 2 or not _one_way(self.h) or not np.isfinite(slope).all():
+            blank = Estimate(np.full(h.shape, np.nan), np.full(h.shape, np.nan))
+            return blank, blank
+        log_t = np.log(self.t[order])
+        inside = (h >= x[0]) & (h <= x[-1])
+        at = np.where(inside, interpolate.CubicHermiteSpline(x, log_t, slope / self.t[order])(h), np.nan)
+        places = log_t if np.all(np.diff(log_t) > 0) else x
+        here = at if places is log_t else h
+        signs = np.sign(slope)
+        same = bool(np.all(signs == signs[0])) and signs[0] != 0
+        steep = np.interp(here, places, np.log(np.abs(slope)) if same else slope)
+        steep = signs[0] * np.exp(steep) if same else steep
+        errors = [np.interp(here, places, each[order]) for each in (self.t_stderr / self.t, self.slope_stderr)]
+        known = np.where(inside, 1.0, np.nan)
+        return Estimate(np.exp(at), np.exp(at) * errors[0]), Estimate(steep * known, errors[1] * known)
+
+
+def _one_way(x: np.ndarray) -> bool:
+    step = np.diff(x)
+    return bool(np.all(step > 0) or np.all(step < 0))
 
 
 def clausius_clapeyron(t: Any, loss: Any, force: Any, loss_stderr: Any = 0.0, force_stderr: Any = 0.0) -> Estimate:
@@ -124,53 +120,6 @@ def finite_difference(h: Any, t: Any, t_stderr: Any = 0.0) -> Estimate:
         return Estimate(value, t / np.abs(across) * np.sqrt(np.square(rule) @ np.square(error / t)))
 
 
-class _Point(NamedTuple):
-    u: np.ndarray
-    "(h / unit, log t)"
-    found: Local
-    gradient: np.ndarray
-
-
-class _Walk:
-    """One line in one plane: evaluations, tangents, corrections."""
-
-    def __init__(self, expectations: Expectations, pair: tuple[int, int], unit: float, tolerance: float):
-        self.expectations, self.pair, self.unit, self.tolerance = expectations, pair, unit, tolerance
-
-    def look(self, u: np.ndarray) -> _Point:
-        found = self.expectations(float(u[0] * self.unit), float(np.exp(u[1])))
-        size = np.shape(found.free_energy)
-        if len(size) != 1 or max(self.pair) >= size[0]:
-            raise InputError("expectations", size, f"give arrays over phases, with phases {self.pair} among them")
-        t = float(np.exp(u[1]))
-        gradient = t * np.array([self.difference(found.force) * self.unit, self.difference(found.loss)])
-        return _Point(u, found, gradient)
-
-    def difference(self, values: Any) -> float:
-        return float(values[self.pair[0]] - values[self.pair[1]])
-
-    def error(self, found: Local) -> float:
-        every = np.broadcast_to(np.asarray(found.free_energy_stderr, float), np.shape(found.free_energy))
-        return float(np.hypot(every[self.pair[0]], every[self.pair[1]]))
-
-    def corrected(self, u: np.ndarray, most: float) -> _Point | None:
-        """The nearest point of the line, by Newton's steps along the gradient; None if it lies farther than `most`."""
-        start = u
-        for _ in range(12):
-            point = self.look(u)
-            off = self.difference(point.found.free_energy)
-            size = float(point.gradient @ point.gradient)
-            if not math.isfinite(off) or not size > 0:
-                return None
-            if abs(off) <= max(self.tolerance, 0.05 * self.error(point.found)):
-                return point
-            move = -off * point.gradient / size
-            u = u + move * min(1.0, most / float(np.hypot(*move)))
-            if float(np.hypot(*(u - start))) > 2 * most:
-                return None
-        return None
-
-
 def follow(
     expectations: Expectations,
     start: tuple[float, float],
@@ -183,6 +132,7 @@ def follow(
     least_barrier: float = 1.0,
     tolerance: float = 1e-3,
     most: int = 400,
+    stop: Callable[[], str] | None = None,
 ) -> Line:
     """The line of coexistence through (about) `start` = (h, t), both ways, until it ends or leaves the box.
 
@@ -190,7 +140,8 @@ def follow(
     gives, which may hold further phases: where one of them becomes as likely as the pair, the line stops at a triple
     point. step: length of a step in the plane (h / unit, log t), unit a tenth of the box's width unless given. A line
     ends where the barrier falls below `least_barrier` nats, or where D loses its gradient. tolerance: of D, in nats.
-    InputError if no point of the line is near the start.
+    stop: asked before every step; a reason ends the walk there, `lost`. InputError if no point of the line is near the
+    start.
     """
     (h_low, h_high), (t_low, t_high) = box
     if not (h_low < h_high and 0 < t_low < t_high):
@@ -198,87 +149,22 @@ def follow(
     if not step > 0 or pair[0] == pair[1]:
         raise InputError("step", (step, pair), "needs a positive step and two different phases")
     unit = (h_high - h_low) / 10 if unit is None else unit
-    walk = _Walk(expectations, pair, unit, tolerance)
+    walk = Walk(expectations, pair, unit, tolerance)
     first = walk.corrected(np.array([start[0] / unit, np.log(start[1])]), most=20 * step)
     if first is None:
         raise InputError("start", start, "no point of the line near it: start where the two free energies are closer")
     named = [names[i] if i < len(names) else f"phase {i}" for i in range(len(np.asarray(first.found.free_energy)))]
     limits = np.array([[h_low / unit, h_high / unit], [np.log(t_low), np.log(t_high)]])
     halves, marks = [], []
+    rules = Rules(step, limits, least_barrier, named, most, stop or (lambda: ""))
     for sign in (-1.0, 1.0):
-        points, mark = _half(walk, first, sign, step, limits, least_barrier, named, most)
+        points, mark = half(walk, first, sign, rules)
         halves.append(points)
         marks.append(mark)
     return _line(walk, [*halves[0][::-1], first, *halves[1]], (named[pair[0]], named[pair[1]]), tuple(marks))
 
 
-def _half(
-    walk: _Walk, first: _Point, sign: float, step: float, limits: np.ndarray, least_barrier: float,
-    names: Sequence[str], most: int,
-) -> tuple[list[_Point], Mark]:  # fmt: skip
-    """The points of the line after the first in one direction, and why it stopped."""
-    here, heading = first, sign * _tangent(first.gradient)
-    points: list[_Point] = []
-    length = step
-    while len(points) < most:
-        reason = _ended(here, least_barrier)
-        if reason:
-            return points, _mark("end", walk, here.u, reason)
-        middle = walk.look(here.u + 0.5 * length * heading)  # the midpoint rule: second order
-        along = _tangent(middle.gradient)
-        along = along if along @ heading > 0 else -along
-        there = walk.corrected(here.u + length * along, most=length)
-        if there is None:
-            if length < step / 30:
-                return points, _mark("lost", walk, here.u, "the corrector did not come back to the line")
-            length /= 2
-            continue
-        if np.any(there.u < limits[:, 0]) or np.any(there.u > limits[:, 1]):
-            return points, _mark("edge", walk, here.u, "the line leaves the box here")
-        share, phase = _rival(walk, here.found, there.found)
-        if share is not None:
-            u = here.u + share * (there.u - here.u)
-            return points, _mark("triple", walk, u, f"{names[phase]} is as likely as both from here on", names[phase])
-        low, high = there.found.barrier, here.found.barrier
-        if low < least_barrier <= high:
-            u = here.u + (there.u - here.u) * (high - least_barrier) / (high - low)
-            return points, _mark("end", walk, u, f"the barrier falls to {least_barrier:g} nats")
-        points.append(there)
-        heading = (there.u - here.u) / np.hypot(*(there.u - here.u))
-        here, length = there, min(step, 1.5 * length)
-    return points, _mark("lost", walk, here.u, f"not at its end after {most} points")
-
-
-def _tangent(gradient: np.ndarray) -> np.ndarray:
-    return np.array([gradient[1], -gradient[0]]) / np.hypot(*gradient)
-
-
-def _ended(point: _Point, least_barrier: float) -> str:
-    if point.found.barrier < least_barrier:
-        return f"the barrier is below {least_barrier:g} nats"
-    if np.hypot(*point.gradient) < LEAST_GAP:
-        return "the phases differ neither in loss nor in force: they have become one"
-    return ""
-
-
-def _rival(walk: _Walk, here: Local, there: Local) -> tuple[float | None, int]:
-    """How far along the step, 0 to 1, a third phase becomes as likely as the pair, and which; None if none does."""
-    soonest: tuple[float | None, int] = (None, -1)
-    for c in range(len(np.asarray(there.free_energy))):
-        if c in walk.pair:
-            continue
-        above = [float(one.free_energy[c]) - float(np.mean([one.free_energy[i] for i in walk.pair]))
-                 for one in (here, there)]  # fmt: skip
-        if above[0] > 0 >= above[1] and (soonest[0] is None or above[0] / (above[0] - above[1]) < soonest[0]):
-            soonest = above[0] / (above[0] - above[1]), c
-    return soonest
-
-
-def _mark(kind: str, walk: _Walk, u: np.ndarray, reason: str, phase: str = "") -> Mark:
-    return Mark(kind, float(u[0] * walk.unit), float(np.exp(u[1])), reason, phase)
-
-
-def _line(walk: _Walk, points: list[_Point], names: tuple[str, str], marks: tuple[Mark, ...]) -> Line:
+def _line(walk: Walk, points: list[Point], names: tuple[str, str], marks: tuple[Mark, ...]) -> Line:
     u = np.array([point.u for point in points])
     h, t = u[:, 0] * walk.unit, np.exp(u[:, 1])
     pair = list(walk.pair)
