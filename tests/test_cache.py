@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slt import cli
+from slt import cli, config, results
 from slt.cli import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def counted(*args: object, cwd: Path, cache: Path | str) -> Counter[str]:
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         environment.pop(name, None)
     command = [sys.executable, "-c", COUNTING, *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return Counter(json.loads(done.stdout.splitlines()[-1]))
 
@@ -47,6 +47,20 @@ def test_the_second_run_of_a_config_compiles_nothing(tmp_path: Path) -> None:
     assert first[ASKED] > first[FOUND]  # the first run compiles, and keeps even what compiles in no time
     assert second[ASKED] == second[FOUND] > 0
     assert list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("name", ["superposition/demo", "two_basins/demo"])
+def test_the_second_run_of_a_demo_compiles_nothing(name: str, tmp_path: Path) -> None:
+    """At smoke size, its measures and figures included."""
+    first, second = (
+        counted("run", name, "--smoke", "--out", tmp_path / place, cwd=tmp_path, cache=tmp_path / "cache")
+        for place in ("a", "b")
+    )
+    assert list((tmp_path / "b" / "figures").iterdir())
+    assert set(results.load(tmp_path / "b").measures) == set(config.compose(name).measures)
+    assert first[ASKED] > first[FOUND]
+    assert second[ASKED] == second[FOUND] > 0
 
 
 def test_another_seed_length_and_step_compile_nothing_either(tmp_path: Path) -> None:
