@@ -63,6 +63,7 @@ def test_the_second_run_of_a_demo_compiles_nothing(name: str, tmp_path: Path) ->
     assert second[ASKED] == second[FOUND] > 0
 
 
+@pytest.mark.slow
 def test_another_seed_length_and_step_compile_nothing_either(tmp_path: Path) -> None:
     counted("run", TINY, "--out", tmp_path / "a", cwd=tmp_path, cache=tmp_path / "cache")
     changed = ("seed=3", "sampler.step_size=2e-3", "schedule.draws=96", "schedule.burn_in=20")

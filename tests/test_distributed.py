@@ -92,7 +92,7 @@ def children_of(pid):
     return [int(one) for one in listed]
 
 
-@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lost", [pytest.param(1, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_run_in_a_sentence(lost, tmp_path):
     place = tmp_path / "run"
     parents = started("run", TINY, *LONG, "--out", place)

@@ -46,7 +46,10 @@ def test_every_notebook_has_a_text_form_and_the_other_way_round() -> None:
     assert {path.stem for path in NOTEBOOKS} == {path.stem for path in FOLDER.glob("*.py")}
 
 
-@each_notebook
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(one, id=one.stem, marks=[] if one.stem == "quickstart" else pytest.mark.slow) for one in NOTEBOOKS],
+)
 def test_runs(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     if path.stem == "quickstart":

@@ -45,6 +45,7 @@ def test_a_row_holds_what_is_promised(tmp_path: Path) -> None:
     assert (tmp_path / "roofline.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_quick_gives_every_case_a_row_with_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the command's own main, on cases of no size, with no time left: each case gets its first sampler."""
     import speed
@@ -119,6 +120,7 @@ def test_compile_seconds_of_a_run_with_an_empty_cache() -> None:
     assert few["compile_s"] > 0
 
 
+@pytest.mark.slow
 def test_rounding_is_emulated_on_a_cpu() -> None:
     """Factors of every product, forwards and backwards, to so many bits; in both orders of multiplying."""
     import large
@@ -180,6 +182,7 @@ def test_folded_observables_take_memory_that_knows_nothing_of_the_draws() -> Non
     assert scaling.folded(100_000, keep=True) > scaling.folded(100, keep=True)
 
 
+@pytest.mark.slow
 def test_cost_grows_in_records_that_can_be_drawn(tmp_path: Path) -> None:
     import drawing
 

@@ -36,7 +36,14 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("mixture", "make", {"separation": 2.0, "weight_prior": 2.0}),
 ]
 CASES = [(name, "make", {}) for name in MODULES] + VARIANTS
-NAMED = [pytest.param(case, id=".".join([*case[:2], *(f"{k}={v}" for k, v in case[2].items())])) for case in CASES]
+NAMED = [
+    pytest.param(
+        case,
+        id=".".join([*case[:2], *(f"{k}={v}" for k, v in case[2].items())]),
+        marks=[pytest.mark.slow] if case[2] else [],
+    )
+    for case in CASES
+]
 each_model = pytest.mark.parametrize("case", NAMED)
 SIZE = 64
 
