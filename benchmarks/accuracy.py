@@ -26,7 +26,8 @@ from targets import Target, targets
 import slt
 from slt import observables
 from slt.engine import prepare
-from slt.measure.llc import Z90, _cells, _model
+from slt.measure.llc import Z90, _cells
+from slt.measure.losses import chosen
 from slt.samplers import SGLD
 
 SMALL = 0.5  # below, errors are absolute: 0.02 counts as 2 per cent would
@@ -34,7 +35,7 @@ SMALL = 0.5  # below, errors are absolute: 0.02 counts as 2 per cent would
 
 def field_practice(target: Target, seed: int) -> tuple[float, float]:
     """SGLD at devinterp's default step (its epsilon 1e-4), 4 chains x 800 steps, chain spread as the error."""
-    model, data, n = _model(target.loss, target.params, target.data, target.prior)
+    model, data, n = chosen(target.loss, target.params, target.data, target.prior)
     job = prepare(
         model,
         SGLD(step_size=0.5e-4),
