@@ -39,7 +39,7 @@ def field_practice(target: Target, seed: int) -> tuple[float, float]:
     job = prepare(
         model,
         SGLD(step_size=0.5e-4),
-        _cells(model, n, 1.0, target.t, target.gamma),
+        _cells(model, n, "1/log n", target.t, target.gamma),
         {"delta": observables.trace(observables.loss)},
         slt.Schedule(draws=800, chains=4, burn_in=200),
         key=jax.random.key(seed),
