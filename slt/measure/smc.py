@@ -6,9 +6,9 @@ asked for; and from a Gaussian around a seed to exp(-t K) prior inside that seed
 the absolute free energy of a basin whose prior mass may be too small to hit.
 
 At each stage the next s is where the effective sample size of the incremental weights falls to a share of the
-particles; log Z grows by the log mean of those weights (unbiased for Z), particles are resampled (systematically) by
-them and only then moved, at the new s, by HMC whose step is steered by acceptance and whose number of moves is steered
-by the correlation that is left. So no weight is ever pending (Del Moral, Doucet and Jasra 2006).
+particles, agreed on by all runs of one path; log Z grows by the log mean of those weights, particles are resampled
+(systematically) by them and only then moved, at the new s, by HMC whose step is steered by acceptance and whose number
+of moves is steered by the correlation that is left. So no weight is ever pending (Del Moral, Doucet and Jasra 2006).
 """
 
 import functools
@@ -152,18 +152,15 @@ class Run(NamedTuple):
     few: np.ndarray
 
 
-def _next(work: Array, s: Scalar, target: Scalar, share: Scalar) -> tuple[Scalar, Array]:
-    """(next s, log incremental weights): the effective size of the weights is `share` of the particles that count."""
+def _next(work: Array, s: Scalar, target: Scalar, share: Scalar) -> Scalar:
+    """The next s: where the effective size of the weights falls to `share` of the particles that count."""
     alive = jnp.isfinite(work)
     safe = jnp.where(alive, work, 0)
     count = jnp.sum(alive).astype(work.dtype)
 
-    def weights(step: Scalar) -> Array:
-        return jnp.where(alive, step * safe, -jnp.inf)
-
     def enough(step: Scalar) -> Array:
-        log_w = weights(step)
-        w = jnp.exp(log_w - jnp.max(jnp.where(alive, log_w, -jnp.inf), initial=jnp.finfo(work.dtype).min))
+        log_w = jnp.where(alive, step * safe, -jnp.inf)
+        w = jnp.exp(log_w - jnp.max(log_w, initial=jnp.finfo(work.dtype).min))
         return jnp.square(jnp.sum(w)) >= share * count * jnp.sum(jnp.square(w))
 
     whole = target - s
@@ -175,8 +172,14 @@ def _next(work: Array, s: Scalar, target: Scalar, share: Scalar) -> tuple[Scalar
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     low, _ = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(whole), whole))
-    all_of_it = enough(whole)
-    return jnp.where(all_of_it, target, s + low), weights(jnp.where(all_of_it, whole, low))
+    return jnp.where(enough(whole), target, s + low)
+
+
+def _shared(x: Array, alive: Array, group: Array) -> Array:
+    """The mean of x over the runs of each run's group that are alive; 0 where none is."""
+    weight = alive.astype(x.dtype)
+    sums = jax.ops.segment_sum(jnp.stack([jnp.where(alive, x, 0), weight], axis=-1), group, x.shape[0])[group]
+    return sums[:, 0] / jnp.maximum(sums[:, 1], 1)
 
 
 def _correlation(a: Array, b: Array) -> Array:
@@ -186,13 +189,11 @@ def _correlation(a: Array, b: Array) -> Array:
     return jnp.sum(a * b) / jnp.sqrt(jnp.maximum(jnp.sum(a * a) * jnp.sum(b * b), 1e-30))
 
 
-def _stage(
-    path: Path, now: Particles, key: Key, target: Scalar, moves: Scalar, share: Scalar
-) -> tuple[Particles, Told]:
+def _stage(path: Path, now: Particles, key: Key, s: Scalar, done: Array, moves: Scalar) -> tuple[Particles, Told]:
     number = now.work.shape[0]
     size = jnp.asarray(number, now.work.dtype)
-    done = now.s >= target
-    s, log_w = _next(now.work, now.s, target, share)
+    alive = jnp.isfinite(now.work)
+    log_w = jnp.where(alive, (s - now.s) * jnp.where(alive, now.work, 0), -jnp.inf)
     increment = jax.scipy.special.logsumexp(log_w) - jnp.log(size)
     index_key, move_key = jax.random.split(key)
     cumulative = jnp.cumsum(jnp.exp(log_w - jnp.max(log_w)))
@@ -210,20 +211,20 @@ def _stage(
 
     kernel = KERNEL.kernel(log_density, search=False)
 
-    def move(i: Any, loop: tuple[Any, Scalar, Scalar]) -> tuple[Any, Scalar, Scalar]:
-        states, log_step, accepted = loop
+    def move(i: Any, loop: tuple[Any, Scalar]) -> tuple[Any, Scalar]:
+        states, accepted = loop
         keys = jax.random.split(jax.random.fold_in(move_key, i), number)
-        states, info = jax.vmap(lambda k, x, m: kernel(k, x, jnp.exp(log_step), m))(keys, states, mass)
+        states, info = jax.vmap(lambda k, x, m: kernel(k, x, jnp.exp(now.log_step), m))(keys, states, mass)
         folded, flip = jax.vmap(lambda x: fold(path.posterior, x))(states.position)
         states = states._replace(position=folded, logdensity_grad=states.logdensity_grad * flip)
         rate = jnp.mean(jnp.nan_to_num(info.acceptance_rate)).astype(size.dtype)
-        return states, jnp.clip(log_step + (rate - TARGET), -15.0, 3.0), accepted + rate
+        return states, accepted + rate
 
-    start = jax.vmap(lambda x: blackjax.hmc.init(x, log_density))(w), now.log_step, jnp.zeros((), size.dtype)
-    states, log_step, accepted = jax.lax.fori_loop(0, moves, move, start)
+    start = jax.vmap(lambda x: blackjax.hmc.init(x, log_density))(w), jnp.zeros((), size.dtype)
+    states, accepted = jax.lax.fori_loop(0, moves, move, start)
     base, work = jax.vmap(path.weigh)(states.position)
     kept = jnp.clip(_correlation(before, work), 0.0, 1.0)
-    new = Particles(states.position, base, work, s, log_step)
+    new = Particles(states.position, base, work, s, now.log_step)
     new = jax.tree.map(lambda a, b: jnp.where(done, b, a), new, now)
     rate = accepted / jnp.maximum(moves, 1).astype(size.dtype)
     return new, Told(new.s, jnp.where(done, 0.0, increment), jnp.where(done, 0.0, kept), rate)
@@ -238,10 +239,31 @@ def _axes(path: Path) -> Any:
 
 
 @jax.jit
-def _stages(path: Path, now: Particles, key: Key, target: Array, moves: Array, share: Array) -> tuple[Particles, Told]:
+def _stages(
+    path: Path, now: Particles, key: Key, target: Array, moves: Array, share: Array, group: Array
+) -> tuple[Particles, Told]:
+    """One stage of every run. The next s, and the step from the next stage on, are agreed on by the runs of a group.
+
+    A run that chose them alone would choose them by the particles that they then weigh and move: log Z came out high by
+    some 4/N nats (measured: .034 at N = 128 in 40 stages), which no number of runs averages away.
+    """
     keys = jax.random.split(key, now.s.shape[0])
-    stage = jax.vmap(_stage, in_axes=(_axes(path), 0, 0, 0, None, None))
-    return stage(path, now, keys, target, moves, share)
+    alive, done = jnp.any(jnp.isfinite(now.work), axis=-1), now.s >= target
+    proposed = jax.vmap(_next, in_axes=(0, 0, 0, None))(now.work, now.s, target, share)
+    short = _shared((proposed < target).astype(target.dtype), alive, group) > 0
+    s = jnp.where(short, jnp.minimum(_shared(proposed, alive, group), target), target)
+    stage = jax.vmap(_stage, in_axes=(_axes(path), 0, 0, 0, 0, None))
+    new, told = stage(path, now, keys, s, done, moves)
+    log_step = now.log_step + _shared(told.acceptance, alive, group) - TARGET
+    return new._replace(log_step=jnp.where(done, now.log_step, jnp.clip(log_step, -15.0, 3.0))), told
+
+
+def _groups(path: Path, runs: int) -> Array:
+    """Numbers of groups of runs that follow one path: of one phase, one seed and one t."""
+    parts = [] if path.label is None else [path.label]
+    parts += [] if path.seeded is None else [path.seeded.which, path.seeded.t]
+    rows = np.stack([np.broadcast_to(np.asarray(part, np.float64), runs) for part in [*parts, 0.0]], axis=-1)
+    return jnp.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32)
 
 
 @jax.jit
@@ -290,12 +312,12 @@ def run(
         goal = np.zeros(runs, int)
         reached: list[list[int]] = [[] for _ in range(runs)]
         labels: list[list[np.ndarray]] = [[] for _ in range(runs)]
-        rounds, stuck = float(moves[0] + 1), np.zeros(runs, bool)
+        rounds, stuck, group = float(moves[0] + 1), np.zeros(runs, bool), _groups(path, runs)
         for stage in range(1, MOST_STAGES):
             target = jnp.asarray(goals[np.minimum(goal, goals.size - 1)], dtype)
             now, info = _stages(
                 path, now, jax.random.fold_in(key, stage), target, jnp.asarray(round(rounds), jnp.int32),
-                jnp.asarray(share, dtype),
+                jnp.asarray(share, dtype), group,
             )  # fmt: skip
             info = Told(*(np.asarray(each, np.float64) for each in info))
             works.append(np.asarray(now.work))
