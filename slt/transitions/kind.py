@@ -69,8 +69,8 @@ def classify(
 
     heights: barriers by at least two order parameters or classifiers. interior: shares of the two phases' draws whose
     descent ends in their own phase: where one is low, that phase has no minimum of its own. masses: shares of all
-    phases. hysteresis: width of the loop between sweeps up and down, extrapolated to slow sweeps (`slow_loop`), infinite
-    where it stayed open (`slt.hysteresis`); NaN says nothing.
+    phases. hysteresis: width of the loop between sweeps up and down, extrapolated to slow sweeps (`slow_loop`),
+    infinite where it stayed open (`slt.hysteresis`); NaN says nothing.
     """
     said: list[str] = []
     votes = [_vote(each) for each in heights]
