@@ -125,8 +125,10 @@ class Potential(Model):
     scale_note: str = ""
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise InputError("dim", self.dim, "a potential needs at least one parameter")
+        if not isinstance(self.dim, int) or self.dim < 1:
+            raise InputError("dim", self.dim, "a potential needs at least one parameter: give their number")
+        if not isinstance(self.prior, Prior):
+            raise InputError("prior", self.prior, "give an slt.Normal, slt.Uniform or another slt.priors.Prior")
 
     @property
     def controls(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -257,8 +259,15 @@ def check(model: Model, params: Params, batch: Batch) -> None:
     if len(sizes) != 1:
         raise InputError("data", sorted(sizes), "all leaves of a batch need one leading axis of the same length")
     size = sizes.pop()
-    shape = jax.eval_shape(model.log_likelihood, params, batch)
-    found = getattr(shape, "shape", None)
+    try:
+        found = getattr(jax.eval_shape(model.log_likelihood, params, batch), "shape", None)
+    except InputError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        shapes = " and ".join(str(jax.tree.map(jnp.shape, each)) for each in (params, batch))
+        cure = f"fails with parameters and data of shapes {shapes}: it must be a pure JAX function of them"
+        raise InputError("log_likelihood", told, cure) from error
     if found != (size,):
         raise InputError(
             "log_likelihood", found, f"must return one value a sample, shape ({size},): do not sum or average"

@@ -122,6 +122,7 @@ def criteria(
     beta != 1 for WAIC and LOO, beta != 1/log n for WBIC, a sampler that is not exact. What was forced is a warning.
     """
     sampler = SAMPLER if sampler is None else sampler
+    which = (which,) if isinstance(which, str) else which
     n = size(data, "data")
     for name in which:
         if name not in WHICH:
@@ -177,6 +178,9 @@ def undefined(
     restriction: Restriction | None = None,
 ) -> list[InputError]:
     """What the criteria asked for are not defined on, each by its name."""
+    for name, value, kind in (("model", model, Model), ("sampler", sampler, Sampler)):
+        if not isinstance(value, kind):
+            raise InputError(name, value, "must be an slt.Model" if kind is Model else "give one of slt.samplers")
     every = "the criteria are of the global Bayes posterior of a model with data"
     wrong = []
     if model.is_potential:

@@ -73,9 +73,9 @@ def equations_of_state(
     for name, value, least in (("n", n, 1), ("replicates", replicates, 2), ("test", test, 2)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(name, value, f"give a whole number, at least {least}")
+    wrong = undefined(model, sampler, n, beta)
     if model.is_potential:
         raise InputError("model", type(model).__name__, "a potential has no data sets to average over")
-    wrong = undefined(model, sampler, n, beta)
     if wrong and not force:
         raise wrong[0]
     truth = model.truth() or Truth()

@@ -43,8 +43,8 @@ def free_energy(
     has its mass measured from the seed and added. phases: True, or an `slt.Phases`: also each phase's own F
     (`slt.measure.regions`). Raises InputError for an improper prior (no absolute F exists) and unusable arguments.
     """
-    budget = Budget() if budget is None else budget
-    budget.check()
+    budget = _checked(budget)
+    routes = [routes] if isinstance(routes, str) else routes
     unknown = [name for name in routes if name not in ROUTES]
     if unknown or not routes:
         raise InputError("routes", list(routes), f"choose from {', '.join(ROUTES)}")
@@ -80,11 +80,18 @@ def phase_free_energies(
         )
         assert report.phases is not None  # noqa: S101
         return report.phases
-    budget = Budget() if budget is None else budget
-    budget.check()
+    budget = _checked(budget)
     of = target.make(model, data, n, seeds)
     key = target.own_key(of, jax.random.key(0) if key is None else key)
     return regions.measure(of, _asked(of, t, beta), phases, key, points=seeds, budget=budget)
+
+
+def _checked(budget: Budget | None) -> Budget:
+    budget = Budget() if budget is None else budget
+    if not isinstance(budget, Budget):
+        raise InputError("budget", budget, "give an slt.Budget, as slt.Budget(seconds=30)")
+    budget.check()
+    return budget
 
 
 def _asked(of: Target, t: Any, beta: Any) -> np.ndarray:
@@ -92,8 +99,11 @@ def _asked(of: Target, t: Any, beta: Any) -> np.ndarray:
         raise InputError("t", t, "a potential is asked for its F at values of t, not beta")
     if t is not None and beta is not None:
         raise InputError("beta", beta, "give t = n beta or beta, not both")
-    values = t if t is not None else np.multiply(1.0 if beta is None else beta, of.n)
-    asked = np.unique(np.atleast_1d(np.asarray(values, np.float64)))
+    name, given, factor = ("t", t, 1) if t is not None else ("beta", 1.0 if beta is None else beta, of.n)
+    try:
+        asked = factor * np.unique(np.atleast_1d(np.asarray(given, np.float64)))
+    except (TypeError, ValueError):
+        raise InputError(name, given, "give a number > 0, or several") from None
     if asked.size == 0 or not np.isfinite(asked).all() or asked[0] <= 0:
-        raise InputError("t", values, "give finite values > 0 (F(0) = 0)")
+        raise InputError(name, given, "give finite values > 0 (F(0) = 0)")
     return asked

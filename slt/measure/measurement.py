@@ -304,6 +304,13 @@ class Measurement:
         return f"{what} Largest standard error {np.max(np.asarray(best.stderr)):.3g} nats."
 
     def _verdict(self, best: Estimate) -> None:
+        spread = self.draws.checks["smc"]["spread"] if "smc" in self.draws.checks else np.zeros(1)
+        if spread.max() > 1.0 and not np.max(self.found.get("smc", best).stderr) <= self.budget.stderr:
+            at = self.asked[np.argmax(spread > 1.0)]
+            self.faults.append(
+                f"smc: log Z of single runs spreads by {spread.max():.1f} nats from t = {at:.4g} on, so the effective "
+                f"number of particles behind the increments is too small: give more particles or a seed."
+            )
         least = self.draws.least()
         self.draws.checks["least"] = {name: value + self.of.offset for name, value in least.items()}
         for a, b in itertools.combinations(self._families(), 2):

@@ -12,7 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from slt.model import Model
+from slt.model import Model, check
 from slt.posterior import Posterior
 from slt.priors import Flat
 from slt.samplers.base import reflect
@@ -75,11 +75,16 @@ def make(model: Model, data: Batch | None = None, n: int | None = None, seeds: A
     want = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(model.init, jax.random.key(0)))
     for seed in seeds:
         if jax.tree.map(np.shape, seed) != want:
-            raise InputError("seeds", jax.tree.map(np.shape, seed), f"a seed needs the shape of the parameters, {want}")
+            found = jax.tree.map(np.shape, seed)
+            raise InputError("seeds", found, f"give a list of parameters, each of the model's shape, {want}")
     points += list(seeds)
+    batch = jax.tree.map(lambda leaf: leaf[:3], data)
+    check(model, model.init(jax.random.key(0)), batch)
     if not points:
         points = [_lowest(model, data)]
     floats = [jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), point) for point in points]
+    for seed in floats[len(floats) - len(seeds) :]:
+        check(model, seed, batch)
     losses = [_loss(model, point, data) for point in floats]
     if not np.isfinite(losses).any():
         raise InputError("model", losses, "its loss is not finite at the reference points")
@@ -100,7 +105,7 @@ def _lowest(model: Model, data: Batch) -> Params:
     params, losses = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=256))(
         jax.random.split(jax.random.key(0), PROBES)
     )
-    best = int(np.nanargmin(np.asarray(losses)))
+    best = int(np.argmin(np.nan_to_num(np.asarray(losses), nan=np.inf)))
     return jax.tree.map(lambda leaf: leaf[best], params)
 
 
@@ -132,6 +137,8 @@ def own_key(of: Target, key: Key) -> Key:
     Of K - K(reference) at eight prior draws, to three digits: under one key the errors of similar potentials would
     otherwise go up and down together, and look like a bias.
     """
+    if not isinstance(key, jax.Array):
+        raise InputError("key", key, "give a key of JAX, as jax.random.key(0)")
     draws = prior_draws(of.posterior, jax.random.key(0), 8)
     seen = np.asarray(jax.vmap(lambda w: values(of.posterior, w)[1])(draws), np.float64)
     text = f"{of.dim} {of.n} " + " ".join(f"{each:.3g}" for each in seen)

@@ -222,5 +222,11 @@ def test_bad_input_is_named() -> None:
         barrier(model, t=10.0, order=lambda w: jnp.square(w[0]))
     with pytest.raises(InputError, match="vanishes there"):
         barrier(model, t=10.0, order=order, between=(jnp.array([-3.0]), jnp.array([1.0])))
+    with pytest.raises(InputError, match=r"between\[0\] = \(3,\): a point needs the shapes"):
+        barrier(model, t=10.0, order=order, between=(jnp.zeros(3), jnp.ones(3)))
+    with pytest.raises(InputError, match=r"order = .*fails at these parameters"):
+        barrier(model, t=10.0, order=lambda w: w["a"])
+    with pytest.raises(InputError, match=r"gamma = -1\.0"):
+        barrier(model, t=10.0, order=order, gamma=-1.0)
     with pytest.raises(InputError, match="windows"):
         barrier(model, t=10.0, order=order, windows=1)

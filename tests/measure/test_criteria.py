@@ -164,6 +164,8 @@ def test_refusals_name_what_is_wrong():
         (B3, {"wbic_beta": 1.0}, r"wbic_beta = 1.0: WBIC is defined at beta = 1/log n"),
         (B3, {"wbic_beta": "2/log n"}, r"wbic_beta = 0.9\d+: WBIC"),
         (B3, {"sampler": samplers.SGLD()}, r"sampler = 'SGLD': is biased by its step size"),
+        (B3, {"sampler": "hmc"}, r"sampler = 'hmc': give one of slt.samplers"),
+        (len, {}, r"model = .*: must be an slt.Model"),
         (B3, {"which": ("dic",)}, r"which = 'dic': known are waic, wbic, loo"),
         (B3, {"beta": -1.0, "which": ()}, r"beta = -1.0: give a positive number"),
         (B3, {"schedule": Schedule(draws=100, chains=2)}, r"schedule.chains = 2: errors are the chains' spread"),

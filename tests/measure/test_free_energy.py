@@ -64,12 +64,33 @@ def test_all_routes_on_data():
         ({"t": [1.0], "seeds": (jnp.zeros(7),)}, "seeds"),
         ({"t": [1.0], "data": jnp.zeros((3, 0))}, "data"),
         ({"t": [1.0], "budget": Budget(runs=1)}, "budget.runs"),
+        ({"t": [1.0], "budget": 3}, "budget"),
+        ({"t": [1.0], "budget": Budget(runs="x")}, "budget.runs"),  # pyright: ignore[reportArgumentType]
+        ({"t": "x"}, "t"),
+        ({"t": [1.0], "key": 3}, "key"),
+        ({"t": [1.0], "seeds": jnp.zeros(1)}, "seeds"),
+        ({"t": [1.0], "seeds": [jnp.full(1, 9.0)]}, "log_prior"),
     ],
 )
 def test_bad_input(arguments, field):
     with pytest.raises(InputError) as caught:
         free_energy(two_basins.make(), **arguments)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "fn, said",
+    [
+        (lambda w: w["a"], "log_likelihood = .TypeError"),
+        (lambda w: w**2, "must return one value a sample"),
+        (lambda w: jnp.log(-jnp.square(w[0])), "not finite"),
+    ],
+)
+def test_a_potential_that_cannot_be_used(fn, said):
+    with pytest.raises(InputError, match=said):
+        free_energy(potential(fn, 1, Normal()), t=[1.0])
+    with pytest.raises(InputError, match="prior = 3"):
+        potential(fn, 1, 3)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_improper_prior_has_no_free_energy():

@@ -130,6 +130,11 @@ def barrier(
     for name, (value, least) in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(name, value, f"give a whole number, at least {least}")
+    for name, value, kind in (("sampler", sampler, Sampler), ("local", local, Sampler), ("key", key, jax.Array)):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(name, value, f"give {'a key of JAX' if name == 'key' else 'one of slt.samplers'}, or None")
+    if not isinstance(gamma, int | float | np.number | jax.Array) or not gamma >= 0:
+        raise InputError("gamma", gamma, "must be a number, at least 0")
     a, b = (_point(model, each, place) for place, each in enumerate(_pair(model, between)))
     order = Projection.of(a, b) if order is None else order
     posterior = _posterior(model, order, t, data, n, beta, gamma, a if centre is None else centre)
@@ -175,25 +180,29 @@ def barrier(
 
 
 def _pair(model: Model, between: Sequence[Any] | None) -> Sequence[Any]:
+    if not isinstance(model, Model):
+        raise InputError("model", model, "must be an slt.Model: see slt.potential, slt.from_linen, slt.from_numpyro")
     if between is None:
         truth = model.truth()
         between = () if truth is None else truth.basins
         if len(between) != 2:
             raise InputError("between", None, f"this model names {len(between)} basins: say between which two points")
-    if isinstance(between, str) or len(between) != 2:
+    if not isinstance(between, Sequence) or isinstance(between, str) or len(between) != 2:
         raise InputError("between", between, "give two points: parameters, names of basins, or Basins")
     return between
 
 
 def _point(model: Model, given: Any, place: int) -> Params:
-    if isinstance(given, Basin):
-        return given.params
     if isinstance(given, str):
         truth = model.truth()
         if truth is None:
             raise InputError(f"between[{place}]", given, "this model names no basins: give parameters")
-        return truth.basin(given).params
-    return given
+        given = truth.basin(given)
+    point = given.params if isinstance(given, Basin) else given
+    shapes, want = (jax.tree.map(jnp.shape, each) for each in (point, jax.eval_shape(model.init, jax.random.key(0))))
+    if shapes != want:
+        raise InputError(f"between[{place}]", shapes, f"a point needs the shapes of the model's parameters, {want}")
+    return point
 
 
 def _posterior(
@@ -210,7 +219,7 @@ def _posterior(
         n = size if n is None else n
         if not 1 <= n <= size:
             raise InputError("n", n, f"the data have {size} samples")
-    if not (np.isfinite(beta) and beta > 0):
+    if not isinstance(beta, int | float | np.number | jax.Array) or not (np.isfinite(beta) and beta > 0):
         raise InputError("t" if model.is_potential else "beta", beta, "give a positive number")
     centre = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), centre)
     return Posterior.build(Umbrella(model, order), data, n, beta, centre=centre, gamma=gamma)
@@ -218,7 +227,10 @@ def _posterior(
 
 def _orders(posterior: Posterior, order: Order, points: tuple[Params, Params]) -> tuple[float, float]:
     for point in points:
-        shape = jax.eval_shape(order, point)
+        try:
+            shape = jax.eval_shape(order, point)
+        except Exception as error:
+            raise InputError("order", order, f"fails at these parameters ({error}): give a pure function") from error
         if getattr(shape, "shape", None) != () or shape.dtype.kind != "f":
             raise InputError("order", shape, "order(params) must return one floating-point number")
         if not np.isfinite(float(posterior.log_density(point))):
