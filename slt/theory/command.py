@@ -89,6 +89,14 @@ a relu(b x + c), x in [-1, 1], truth 0. 'dead': 0 on all inputs; 'active': a = 0
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what to do where an argument is missing because it looks like an option."""
+
+    def error(self, message: str) -> Any:
+        cure = "; before one that starts with a minus sign write --" if "are required" in message else ""
+        super().error(message + cure)
+
+
 def _list(number: Callable[[str], Any], example: str) -> Callable[[str], list[Any]]:
     def read(text: str) -> list[Any]:
         try:
@@ -104,7 +112,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     summary = "exact learning coefficients, with their sources"
     top = commands.add_parser("theory", help=summary, description=ABOUT, epilog=EXAMPLES, **layout)
-    models = top.add_subparsers(dest="model", metavar="MODEL", required=True)
+    models = top.add_subparsers(dest="model", metavar="MODEL", required=True, parser_class=_Parser)
     made = {
         name: models.add_parser(name, help=line, description=text, **layout) for name, (line, text) in MODELS.items()
     }

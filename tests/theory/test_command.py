@@ -96,6 +96,12 @@ def test_bad_usage(capsys, argv):
     assert "usage: slt theory" in capsys.readouterr().err
 
 
+def test_a_minus_sign_first_is_told_of(capsys):
+    with pytest.raises(SystemExit):
+        main(["newton", "-x^2"])
+    assert "starts with a minus sign write --" in capsys.readouterr().err
+
+
 def test_it_starts_at_once():
     """Neither JAX nor NumPy is loaded for an answer."""
     code = (
