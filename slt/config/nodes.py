@@ -277,7 +277,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return callable(value)
     if not inspect.isclass(base) or base.__module__.split(".")[0] in _PLAIN or getattr(base, "_is_protocol", False):
         return True
-    return isinstance(value, base) or not isinstance(value, str | int | float | bool)
+    return isinstance(value, base) or not isinstance(value, None | str | int | float | Mapping | list | tuple)
 
 
 def _is(made: Any, kind: Any) -> bool:
@@ -290,7 +290,7 @@ def _is(made: Any, kind: Any) -> bool:
     if base in (int, float):
         return hasattr(made, "__float__")
     own = inspect.isclass(base) and base.__module__.split(".")[0] not in _PLAIN[1:]
-    return not own or getattr(base, "_is_protocol", False) or isinstance(made, base | Mapping | list | tuple)
+    return not own or getattr(base, "_is_protocol", False) or isinstance(made, base)
 
 
 def _said(kind: Any) -> str:

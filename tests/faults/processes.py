@@ -24,7 +24,10 @@ def start(*args: object) -> subprocess.Popen[str]:
 def slt(*args: object) -> tuple[int, str]:
     """`slt ARGS` to its end: exit code and standard error, in which there is never a traceback."""
     process = start(*args)
-    _, err = process.communicate(timeout=300)
+    try:
+        _, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
     assert "Traceback" not in err, err
     return process.returncode, err
 

@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -73,13 +74,13 @@ def test_damaged_pieces_of_a_measure(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 class Attack:
-    """Unpickled, it writes a file."""
+    """Unpickled, it makes a folder."""
 
     def __init__(self, file: Path):
         self.file = file
 
     def __reduce__(self) -> tuple:
-        return open, (str(self.file), "w")
+        return os.mkdir, (str(self.file),)
 
 
 @pytest.mark.parametrize("how", ["version 2", "codec"])
@@ -97,7 +98,7 @@ def test_a_store_that_asks_for_pickle_is_refused(undisturbed: tuple[list[str], P
         for group in (store, store / "main"):
             (group / ".zgroup").write_text('{"zarr_format": 2}')
             (group / ".zattrs").write_text("{}")
-        about = {"zarr_format": 2, "shape": [1], "chunks": [1], "dtype": "|O", "order": "C", "fill_value": None}
+        about = {"zarr_format": 2, "shape": [1], "chunks": [1], "dtype": "|u1", "order": "C", "fill_value": 0}
         about |= {"compressor": None, "filters": [{"id": "pickle"}]}
         (evil / ".zarray").write_text(json.dumps(about))
         (evil / ".zattrs").write_text('{"_ARRAY_DIMENSIONS": ["x"]}')
@@ -105,7 +106,7 @@ def test_a_store_that_asks_for_pickle_is_refused(undisturbed: tuple[list[str], P
         with contextlib.suppress(Exception):
             zarr.open_array(evil, mode="r")[:]
         assert made.exists()  # the attack works on whoever reads Zarr 2
-        made.unlink()
+        made.rmdir()
     else:
         root = store / "zarr.json"
         text = json.loads(root.read_text())

@@ -60,7 +60,7 @@ LADDER = {
 REGRESSION = {
     "model": {"_target_": "slt.models.linear_regression.make", "weights": [0.0, 1.0], "prior": NORMAL},
     "data": {"_target_": "slt.models.linear_regression.example"},
-    "grid": {"n": [10], "data_seed": [0]},
+    "grid": {"n": [8], "data_seed": [0]},
     "sampler": {"_target_": "slt.samplers.SGNHT", "step_size": 1e-3, "batch_size": 4},
     "schedule": SCHEDULE | {"memory": 2**20, "chunk": 4},
     "measures": {"choice": {"_target_": "slt.experiments._sizes.Choice", "size": "hidden", "sizes": [1], "n": [20],
