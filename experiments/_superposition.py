@@ -149,9 +149,9 @@ class Told:
 
     def difference(self, a: int, b: int) -> Difference | None:
         """F_a - F_b of two families, None where too few draws are in them, or one ladder is all there is."""
-        if self.label.shape[2] < 2 or self.x.size < 2 or not self.label.shape[3]:
-            return None
         own = self.families
+        if not {a, b} <= own.keys() or self.label.shape[2] < 2 or self.x.size < 2 or not self.label.shape[3]:
+            return None
         shares = np.stack([np.isin(self.label, own[k]).mean(-1) for k in (a, b)], axis=-1).swapaxes(1, 2)
         return masses.difference_of(self.x, shares, 0, 1, self.label.shape[-1])
 
