@@ -184,10 +184,8 @@ def _read(
     at = _crossed(grid, share)  # [speed, way]
     drawn = rng.multinomial(chains, np.full(chains, 1 / chains), size=RESAMPLES)
     again = np.stack([_crossed(grid, shares(weight)) for weight in drawn])
-    with np.errstate(invalid="ignore"):
-        error = np.where(np.isfinite(again).all(0), again.std(0, ddof=1), np.nan)
-        wide = at[:, 0] - at[:, 1]
-        spread = np.where(np.isfinite(error).all(-1), (again[..., 0] - again[..., 1]).std(0, ddof=1), np.nan)
+    wide = at[:, 0] - at[:, 1]
+    error, spread = _spread(again), _spread(again[..., 0] - again[..., 1])
     spread = np.maximum(spread, np.log(grid[1] / grid[0]) / np.sqrt(6))  # levels are that far apart, on both ways
     rate = np.log(grid[-1] / grid[0]) / (grid.size * speeds)
     known = np.isfinite(wide) & np.isfinite(spread)
@@ -200,6 +198,15 @@ def _read(
     up, down = (Estimate(np.exp(at[:, way]), np.exp(at[:, way]) * error[:, way]) for way in (0, 1))
     told = _verdict(names, grid, share, up, down, wide, slow)
     return Loop(names, grid, rate, share, up, down, Estimate(wide, spread), slow, told)
+
+
+def _spread(again: Float[np.ndarray, "again ..."]) -> Float[np.ndarray, "..."]:
+    """Standard deviation over resamples, NaN where more than a tenth of them have no value."""
+    seen = np.isfinite(again)
+    number = np.maximum(seen.sum(0), 2)
+    mean = np.where(seen, again, 0.0).sum(0) / number
+    square = np.where(seen, np.square(again - mean), 0.0).sum(0) / (number - 1)
+    return np.where(seen.mean(0) >= 0.9, np.sqrt(square), np.nan)
 
 
 def _verdict(
