@@ -16,6 +16,8 @@ from slt.posterior import Posterior
 from slt.results.layout import Layout
 from slt.typing import Params
 
+PATIENCE = 20  # steps that lower the loss by nothing to speak of before a descent ends
+
 
 def baselines(job: Job, layout: Layout) -> xr.Dataset:
     """The empirical minimum next to every known basin: baseline (grid..., basin) = L_n(w*) - L_n(w_ref), basin_phase.
@@ -36,6 +38,8 @@ def baselines(job: Job, layout: Layout) -> xr.Dataset:
 
 def quench(job: Job, points: Mapping[str, Params], *, steps: int = 300) -> dict[str, tuple[np.ndarray, Any]]:
     """Minimise the empirical loss L_n of every cell from each named point, by L-BFGS (optax), vmapped over cells.
+
+    At most `steps` steps; PATIENCE of them that lower L_n by less than 1e-7 nats or its millionth part end it.
 
     Returns, by name, delta(w*) = L_n(w*) - L_n(w_ref) [cells] and the minima w* (leaves [cells, ...]): the baseline of
     a learning coefficient on data is the minimum of the same data's loss, not the population's optimum.
@@ -65,16 +69,21 @@ def _quench(posteriors: Posterior, point: Params, steps: int) -> tuple[Float[Arr
         value_and_grad: Callable[..., Any] = jax.value_and_grad(posterior.delta)
         first = posterior.position(jax.tree.map(lambda leaf, c: jnp.asarray(leaf, c.dtype), point, posterior.centre))
 
-        def step(_: Array, loop: tuple[Any, ...]) -> tuple[Any, ...]:
-            at, state, best, lowest = loop
+        def going(loop: tuple[Any, ...]) -> Array:
+            return (loop[-2] < steps) & (loop[-1] < PATIENCE)
+
+        def step(loop: tuple[Any, ...]) -> tuple[Any, ...]:
+            at, state, best, lowest, number, stale = loop
             value, grad = value_and_grad(at)
             better = value < lowest
+            stale = jnp.where(value < lowest - 1e-7 - 1e-6 * jnp.abs(lowest), 0, stale + 1)
             best = jax.tree.map(lambda a, b: jnp.where(better, a, b), at, best)
             moves, state = solver.update(grad, state, at, value=value, grad=grad, value_fn=posterior.delta)
-            return optax.apply_updates(at, moves), state, best, jnp.where(better, value, lowest)
+            return optax.apply_updates(at, moves), state, best, jnp.where(better, value, lowest), number + 1, stale
 
-        start = first, solver.init(first), first, posterior.delta(first)
-        at, _, best, lowest = jax.lax.fori_loop(0, steps, step, start)
+        none = jnp.zeros((), jnp.int32)
+        start = first, solver.init(first), first, posterior.delta(first) + 1.0, none, none
+        at, _, best, lowest, _, _ = jax.lax.while_loop(going, step, start)
         last = posterior.delta(at)
         best = jax.tree.map(lambda a, b: jnp.where(last < lowest, a, b), at, best)
         return jnp.fmin(last, lowest), posterior.params(best)
