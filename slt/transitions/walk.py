@@ -198,7 +198,8 @@ def _on_edge(walk: Walk, here: Point, there: Point, limits: np.ndarray, length: 
 
 def _fallen(points: Sequence[Point], level: float) -> tuple[np.ndarray, np.ndarray]:
     """Where the barrier falls to the level, and its errors: by a straight line through it at the last points, weighted;
-    between the last two alone where barriers are exact.
+    between the last two alone where barriers are exact. Neighbours rest on the same draws, so the line is as uncertain
+    as one of its points.
     """
     some = [each for each in points[-5:] if math.isfinite(each.found.barrier_stderr)]
     some = some if len(some) > 1 else list(points[-2:])
@@ -217,7 +218,7 @@ def _fallen(points: Sequence[Point], level: float) -> tuple[np.ndarray, np.ndarr
         return last, np.full(2, np.inf)
     place = min(max(middle - height / slope, x[0]), 2 * x[-1] - x[-2])
     exact = 0.0 if (error == 0).any() else math.inf
-    spread = math.sqrt(1 / weight.sum() + (place - middle) ** 2 / wide) / -slope if sampled else exact
+    spread = float(np.sqrt(np.mean(np.square(error)))) / -slope if sampled else exact  # one error: the same draws
     known = np.array([each.u for each in some])
     u = np.array([np.interp(place, x, column) for column in known.T])
     way = (last - before) / np.hypot(*(last - before))
