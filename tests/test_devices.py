@@ -100,6 +100,7 @@ def test_the_largest_share_is_small(rows, chains, devices, shape):
     assert (mesh.shape["rows"], mesh.shape["chains"]) == shape
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_devices_of_a_cpu(tmp_path):
     """devices=3 is no part of the config, and three devices are there though the environment says nothing."""
     environment = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}

@@ -91,6 +91,7 @@ def planar() -> Profile:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_barrier_in_the_plane_is_that_of_quadrature(planar: Profile) -> None:
     def density(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         energy = (x**2 - 1) ** 2 + 2 * (y - x**2 / 2) ** 2 - 0.15 * x
@@ -114,6 +115,7 @@ def test_barrier_in_the_plane_is_that_of_quadrature(planar: Profile) -> None:
     assert not planar.flags
 
 
+@pytest.mark.slow
 def test_saddle_of_the_plane_is_the_stationary_point(planar: Profile) -> None:
     def gradient(w: np.ndarray) -> np.ndarray:
         x, y = w
@@ -129,6 +131,7 @@ def test_saddle_of_the_plane_is_the_stationary_point(planar: Profile) -> None:
     assert np.linalg.norm(np.asarray(planar.top) - exact) < 0.3
 
 
+@pytest.mark.slow
 def test_escape_and_preference_stand_side_by_side(planar: Profile) -> None:
     up, down = planar.forward.escape, planar.back.escape
     assert up is not None
