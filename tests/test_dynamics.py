@@ -202,6 +202,7 @@ def test_local_quantities_at_a_saddle() -> None:
     assert found.llc.value[1] < 0 < found.llc.value[2]
 
 
+@pytest.mark.slow
 def test_local_coefficients_of_all_basins_at_once(key: jax.Array) -> None:
     model = superposition.population(6, merged=False)
     chosen = [model.truth().basin(name) for name in ("6", "5", "5+")]

@@ -229,7 +229,9 @@ def test_bad_input(given, said) -> None:
         slt.llc(**given)
 
 
-@pytest.mark.parametrize("case", ["superposition", "power law", "regression"])
+@pytest.mark.parametrize(
+    "case", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("superposition", "power law")), "regression"]
+)
 def test_single_precision_is_enough(case) -> None:
     """The same draws' L - L* in float64: the estimate moves by less than a tenth of its standard error."""
     data, axes = None, {"t": 1e4}

@@ -103,7 +103,7 @@ def test_bad_input_on_data():
         transition(model, phases, n=8, beta=[0.1, 0.2, 0.5, 1.0], control={"mean": FIELDS})
 
 
-@pytest.mark.parametrize("axis", ["beta", "mean"])
+@pytest.mark.parametrize("axis", [pytest.param("beta", marks=pytest.mark.slow), "mean"])
 def test_on_data_against_the_closed_form(axis):
     """Gaussian location cut at 0.25, prior N(0, 1): the posterior is N(n beta ybar/(n beta + 1), 1/(n beta + 1))."""
     model = gaussian_location.GaussianLocation(1, 0.5)
