@@ -28,6 +28,11 @@ from ._superposition import LEAST, Told
 T_LABEL = r"$t$ (density $\propto e^{-tL(W,b)}\,\varphi$)"
 ONLY = {"widths": ("widths", "data_widths"), "single_paths": (), "over_widths": ()}
 """Figures that the demo does not draw: the configs that do also when small (the others need several data sets)."""
+GALLERY = (
+    "crossings", "widths", "over_widths", "paths", "training_beside_posterior", "training_trajectories",
+    "population_polygons",
+)  # fmt: skip
+"""Figures that stand in docs/gallery.md, where a config draws them."""
 WIDE = 3.6  # room for a polygon: columns have lengths up to 1.3 and fluctuate
 
 
