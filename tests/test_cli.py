@@ -19,6 +19,7 @@ import pytest
 from slt import cli, config, results, runs
 from slt.cli import catalogue, tables
 from slt.config.nodes import locate
+from slt.engine import room
 from slt.typing import Quantity
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +123,7 @@ def test_check_times_a_draw(capsys: pytest.CaptureFixture[str]) -> None:
         ([TINY, "sampler=nosuch"], "sampler = 'nosuch': "),
         ([TINY, "grid.n=0"], "grid.n = 0: must be finite and at least 1"),
         ([TINY, "grid.n=[]"], "grid.n = []: is empty"),
-        ([TINY, "grid.beta=-1"], "grid.beta = -1.0: must be finite and at least 0"),
+        ([TINY, "grid.beta=-1"], "grid.beta = -1: must be finite and at least 0"),
         ([TINY, "grid.beta=1/log m"], "grid.beta = '1/log m': give a number"),
         ([TINY, "schedule.draws=many"], "schedule.draws = 'many': must be a whole number"),
         ([TINY, "schedule.burn_in=64"], "schedule.burn_in = 64: must be less than"),
@@ -158,7 +159,7 @@ def test_numbers_as_a_person_reads_them() -> None:
     assert tables.estimate(0.5, float("nan")) == "0.5"
     assert tables.estimate(float("nan"), 1.0) == "-"
     assert tables.estimate(1234.5, 21.0) == "1234 ± 21"
-    assert (tables.memory(0), tables.memory(2048), tables.memory(3 * 2**30)) == ("0 B", "2.0 KiB", "3.0 GiB")
+    assert (room.words(0), room.words(2048), room.words(3 * 2**30)) == ("0 B", "2.0 KiB", "3.0 GiB")
     quantity = Quantity([[1.0, 2.0], [3.0, 4.0]], [[0.1] * 2] * 2, {"n": [10, 20], "beta": ["1", "1/log n"]})
     assert [point.value for point in tables.points(quantity)] == [1.0, 2.0, 3.0, 4.0]
     assert tables.points(quantity)[2].where == {"n": 20, "beta": "1"}
