@@ -14,7 +14,7 @@ from slt.analysis import SEED, Draws
 from slt.config import RunConfig, instantiate, plain
 from slt.model import Model
 from slt.plots.draw import average
-from slt.transitions import crossing
+from slt.transitions import crossing, masses
 from slt.transitions.crossing import Crossing, Difference
 from slt.typing import InputError, Quantity, nearest
 
@@ -68,17 +68,18 @@ def labels(data: xr.Dataset, x: str) -> tuple[Int[np.ndarray, "... ladder draw"]
 def odds(x: Any, found: Int[np.ndarray, "x ladder draw"], low: Sequence[int], high: Sequence[int]) -> Difference:
     """D = F_low - F_high = log(draws in `high`/draws in `low`) of all ladders together, where both were seen.
 
-    Ladders are the replicates: the error is linearised in each ladder's own share. InputError where fewer than two x
-    have draws in both.
+    Ladders and stretches of them (`masses.replicates`) tell the error, linearised in the share of each. InputError
+    where fewer than two x have draws in both.
     """
-    a, b = (np.isin(found, phases).mean(-1) for phases in (low, high))  # [x, ladder]
-    pooled = np.stack([a.mean(-1), b.mean(-1)])
+    inside = np.stack([np.isin(found, phases) for phases in (low, high)])  # [2, x, ladder, draw]
+    pooled = inside.mean((-2, -1))
     seen = (pooled > 0).all(0)
     if seen.sum() < 2:
         raise InputError("phases", (list(low), list(high)), "hardly any draw lies in one of the two: nothing crosses")
-    count = found.shape[1]
-    away = (b[seen] / pooled[1, seen, None] - a[seen] / pooled[0, seen, None]) / count
-    covariance = away @ away.T * count / max(count - 1, 1)
+    low_share, high_share = masses.stretches(inside[:, seen]) / pooled[:, seen, None, None]
+    away = masses.replicates(high_share - low_share)
+    count = away.shape[1]
+    covariance = away @ away.T / (count * max(count - 1, 1))
     value = np.log(pooled[1, seen] / pooled[0, seen])
     return crossing.estimated(np.asarray(x, float)[seen], value, covariance=covariance, dof=max(count - 1, 1))
 

@@ -152,8 +152,7 @@ class Told:
         own = self.families
         if not {a, b} <= own.keys() or self.label.shape[2] < 2 or self.x.size < 2 or not self.label.shape[3]:
             return None
-        shares = np.stack([np.isin(self.label, own[k]).mean(-1) for k in (a, b)], axis=-1).swapaxes(1, 2)
-        return masses.difference_of(self.x, shares, 0, 1, self.label.shape[-1])
+        return masses.difference_of(self.x, self.label, own[a], own[b])
 
     def crossing(self, a: int, b: int) -> Crossing | None:
         """Where family a gives way to b; None where it does not, or more than once."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slt.measure.hysteresis import hysteresis
     from slt.measure.line import line
     from slt.measure.llc import llc
-    from slt.measure.transition import transition
+    from slt.measure.transition import scaling, transition
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
     from slt.phases import Basin, Phases
@@ -77,6 +77,7 @@ __all__ = [
     "potential",
     "prepare",
     "run",
+    "scaling",
     "summarise",
     "sweep",
     "trace",
@@ -127,6 +128,7 @@ _HOME = {
     "potential": "model",
     "prepare": "engine",
     "run": "engine",
+    "scaling": "measure.transition",
     "summarise": "analysis",
     "sweep": "drivers",
     "trace": "observables",

@@ -5,7 +5,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -174,19 +174,10 @@ PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32", "bf16": "BF16_BF16_
 
 
 @dataclass(frozen=True)
-class Rounded(Model):
-    """`inner`, the factors of its likelihood's matrix products rounded to 11 bits ("tf32") or 8 ("bf16").
-
-    Only where the device multiplies faster so (not on a CPU), and only of 32-bit floats: what is computed in double
-    precision stays exact, and so do the prior and whatever samplers compute themselves.
-    """
+class Wrapped(Model):
+    """`inner` in all that a subclass does not say otherwise."""
 
     inner: Model
-    precision: str
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError("precision", self.precision, f"must be one of {', '.join(PRECISIONS)}")
 
     @property
     def controls(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -207,9 +198,7 @@ class Rounded(Model):
         return self.inner.log_prior(params)
 
     def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
-        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((params, batch)))
-        with jax.default_matmul_precision(PRECISIONS["highest" if double else self.precision]):
-            return self.inner.log_likelihood(params, batch)
+        return self.inner.log_likelihood(params, batch)
 
     def sample(self, key: Key, num: int) -> Batch:
         return self.inner.sample(key, num)
@@ -217,11 +206,31 @@ class Rounded(Model):
     def truth(self) -> Truth | None:
         return self.inner.truth()
 
-    def bind(self, control: Mapping[str, Any]) -> "Rounded":
+    def bind(self, control: Mapping[str, Any]) -> Self:
         return dataclasses.replace(self, inner=self.inner.bind(control))
 
     def control_value(self, path: str) -> float:
         return self.inner.control_value(path)
+
+
+@dataclass(frozen=True)
+class Rounded(Wrapped):
+    """`inner`, the factors of its likelihood's matrix products rounded to 11 bits ("tf32") or 8 ("bf16").
+
+    Only where the device multiplies faster so (not on a CPU), and only of 32-bit floats: what is computed in double
+    precision stays exact, and so do the prior and whatever samplers compute themselves.
+    """
+
+    precision: str
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError("precision", self.precision, f"must be one of {', '.join(PRECISIONS)}")
+
+    def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
+        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((params, batch)))
+        with jax.default_matmul_precision(PRECISIONS["highest" if double else self.precision]):
+            return self.inner.log_likelihood(params, batch)
 
 
 def potential(

@@ -53,6 +53,12 @@ hypothesis.settings.register_profile("slt", deadline=None, derandomize=True, dat
 hypothesis.settings.load_profile("slt")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The default suite compiles far more than it runs; the long one runs."""
+    if "not slow" in config.option.markexpr:
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
 @pytest.fixture(autouse=True)
 def _promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     """Mixing dtypes is an error, save in tests marked `standard_promotion` (NumPyro and some of BlackJAX need it)."""

@@ -314,6 +314,7 @@ def scale_model(y: Any) -> None:
         numpyro.sample("y", dist.Normal(mean, noise), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_nuts_of_numpyro_draws_from_our_density(key: jax.Array) -> None:
     """NUTS on the program itself, by NumPyro, and the exact moments of our density, by quadrature, agree."""

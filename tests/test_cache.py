@@ -80,6 +80,7 @@ def test_the_cache_is_on_unless_told_off(tmp_path: Path, monkeypatch: pytest.Mon
     assert machine.cache_folder() is None
 
 
+@pytest.mark.slow
 def test_a_run_without_the_cache_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

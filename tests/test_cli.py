@@ -296,6 +296,7 @@ def test_stopped_after_its_chunk(how: signal.Signals, code: int, finished: Finis
     assert same_data(tmp_path / "run", finished.place)
 
 
+@pytest.mark.slow
 def test_extended(finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "run"
     runs.begin(config.compose(str(TINY), [*LONG, "schedule.draws=160"]), place)
@@ -335,6 +336,7 @@ def test_a_broken_chain_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert np.isfinite(delta[status == 0]).all()
 
 
+@pytest.mark.slow
 def test_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
     """Both basins' coefficient at w* = the truth's optimum, at two t, as JSON and as a table."""
     words = ["calibrate", "two_basins/demo", "grid.t=[100,1000]", "--seconds", "2", "--error", "0.02"]

@@ -21,10 +21,7 @@ from slt.config import Listed
 from slt.plots import draw
 
 RUNS, OPTIONS = config.listed()
-# at the size of a smoke test a paper config is its demo over again, and data_widths are widths and data
-SMALL = [
-    pytest.param(one, marks=[pytest.mark.slow] if one.name.endswith(("/paper", "/data_widths")) else []) for one in RUNS
-]
+SMALL = [pytest.param(one, marks=[] if one.name == "superposition/demo" else [pytest.mark.slow]) for one in RUNS]
 HEADINGS = ("Purpose", "Command", "Device", "Expect")
 
 

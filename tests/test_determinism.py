@@ -39,6 +39,7 @@ def test_another_seed_changes_the_draws_and_not_the_data():
     assert not np.isclose(one.traces["delta"], other.traces["delta"]).any(axis=-1).all()
 
 
+@pytest.mark.slow
 def test_a_cpu_draws_the_same_bits_in_any_precision():
     model = deep_linear.make((3, 3, 3))
     found = [

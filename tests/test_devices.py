@@ -34,6 +34,7 @@ def drawn(tmp_path_factory):
     return {file.stem: dict(np.load(file)) for file in folder.glob("*.npz")}, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["cells-4", "uneven-4", "one-4", "ladders-4"])
 def test_draws_do_not_depend_on_the_devices(drawn, layout):
     arrays, told = drawn
@@ -51,6 +52,7 @@ def test_draws_do_not_depend_on_the_devices(drawn, layout):
             np.testing.assert_allclose(*cut, **CLOSE)
 
 
+@pytest.mark.slow
 def test_summaries_agree_within_their_errors(drawn):
     arrays, _ = drawn
     one, four = (arrays[name]["trace.delta"][:, :, 100:].astype(float) for name in ("cells-1", "cells-4"))
@@ -58,6 +60,7 @@ def test_summaries_agree_within_their_errors(drawn):
     assert np.all(np.abs(one.mean(axis=(1, 2)) - four.mean(axis=(1, 2))) < 4 * spread)
 
 
+@pytest.mark.slow
 def test_a_model_is_split_over_the_second_axis(drawn):
     arrays, told = drawn
     np.testing.assert_allclose(arrays["large-2x2"]["trace.delta"], arrays["large-1"]["trace.delta"], **CLOSE)
@@ -65,6 +68,7 @@ def test_a_model_is_split_over_the_second_axis(drawn):
     assert not told["large-1"]["split"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_another_number_of_devices(drawn):
     arrays, _ = drawn
     for other in ("again-1", "again-4"):
@@ -73,6 +77,7 @@ def test_a_run_goes_on_over_another_number_of_devices(drawn):
         )
 
 
+@pytest.mark.slow
 def test_no_device_speaks_to_another(drawn):
     assert drawn[1]["cells-4"]["collectives"] == []
 

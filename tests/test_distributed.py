@@ -71,6 +71,7 @@ def _importable(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(TINY.parent)])
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(tmp_path):
     children = started("run", TINY, *SHORT, "--out", tmp_path / "two")
     said = [child.communicate(timeout=PATIENCE) for child in children]

@@ -134,7 +134,8 @@ def _execute(command: str) -> None:
 
 
 @pytest.mark.standard_promotion
-@pytest.mark.parametrize("doc", [DOCS[0], pytest.param(DOCS[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("doc", DOCS)
 def test_commands(doc: str, folder: Path) -> None:
     if doc == "README.md":  # it compares with some other run
         assert cli.main(["run", "small.yaml", "seed=1", "--out", "runs/other", "--quiet"]) == 0

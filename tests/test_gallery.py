@@ -73,6 +73,7 @@ def test_numbers_are_those_asked_for_else_transitions() -> None:
     assert [line.split("`")[1] for line in gallery.numbers(run, ())] == ["loss", "mass[V]"]
 
 
+@pytest.mark.slow
 def test_runs_what_is_missing_and_writes_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

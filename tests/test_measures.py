@@ -66,6 +66,7 @@ def test_a_damaged_measure_is_made_again(alone, harm):
     assert run.measures["squares"]["square"].values.tolist() == [0, 1, 4, 9]
 
 
+@pytest.mark.slow
 def test_a_measure_of_the_draws_follows_an_extension(alone):
     path = alone.with_name("both.yaml")
     path.write_text((TINY / "tiny.yaml").read_text() + "measures: {draws: {_target_: tiny_measure.Draws}}\n")

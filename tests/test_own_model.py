@@ -108,6 +108,7 @@ def test_from_any_folder_in_a_process_of_its_own(own: Path) -> None:
     assert len(summary["quantities"]["loss"]["value"]) == 2
 
 
+@pytest.mark.slow
 def test_what_comes_after_a_run(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", str(own / "my.yaml"), "--out", "run", "--quiet"]) == 0
     sys.modules.pop("my_file")

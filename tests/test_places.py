@@ -17,7 +17,7 @@ SHORT = ["schedule.draws=12", "schedule.burn_in=2", "schedule.chunk=4", "schedul
          "parts.wells.schedule.draws=12", "parts.wells.schedule.burn_in=2", "parts.wells.schedule.chunk=4"]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["file", "memory"])
+@pytest.fixture(scope="module", params=["file", pytest.param("memory", marks=pytest.mark.slow)])
 def root(request, tmp_path_factory):
     """A folder as a URL."""
     return f"file://{tmp_path_factory.mktemp('disk')}" if request.param == "file" else "memory://bucket/runs"

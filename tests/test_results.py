@@ -165,7 +165,10 @@ def died(path: Path) -> None:
     (path / manifest.LOCK).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": "then"}))
 
 
-@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in ("data", "ladders over t") else pytest.mark.slow) for kind in JOBS],
+)
 def test_what_is_read_is_what_the_engine_saw(tmp_path, kind):
     job = JOBS[kind]()
     trace = run(tmp_path / "run", job)
@@ -232,6 +235,7 @@ def test_ladders_keep_all_their_rungs(tmp_path, kind):
                 )
 
 
+@pytest.mark.slow
 def test_ladders_of_different_lengths(tmp_path):
     @sampler
     class Uneven(Ladder):
@@ -365,6 +369,7 @@ def test_extending_equals_a_longer_run(tmp_path, old):
     assert not (tmp_path / "run" / manifest.LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_kill_while_extending_loses_nothing(tmp_path, dying):
     short, longer = small(25, n=[10]), small(45, n=[10])
     parts = {"main": layout(longer)}

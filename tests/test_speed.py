@@ -24,6 +24,7 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_a_row_holds_what_is_promised(tmp_path: Path) -> None:
     import drawing
     import speed
@@ -174,6 +175,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert np.median(took["a"] / took["b"]) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_folded_observables_take_memory_that_knows_nothing_of_the_draws() -> None:
     import scaling
 
@@ -194,6 +196,7 @@ def test_cost_grows_in_records_that_can_be_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_program_compiles_once_whatever_the_cells() -> None:
     import scaling
     from timing import Running

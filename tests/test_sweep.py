@@ -93,6 +93,7 @@ def test_merged_along_settings(swept, tmp_path, capsys):
     assert "never overwritten" in err
 
 
+@pytest.mark.slow
 def test_merged_along_the_grid(tmp_path, capsys):
     for n in (10, 16):
         assert call(capsys, "run", TINY, *SHORT, f"grid.n=[{n}]", "--out", tmp_path / str(n))[0] == 0
@@ -213,6 +214,7 @@ def test_a_preempted_job_is_queued_anew_and_goes_on(number, tmp_path, capsys):
     assert json.loads((place / "manifest.jsonl").read_text().splitlines()[2 + done])["first"] == done * 20
 
 
+@pytest.mark.slow
 def test_submitit_queues_a_job_anew(tmp_path):
     place = tmp_path / "sweep"
     child = process("sweep", TINY, "seed=0", *LONG, "launcher=submitit", "--out", place)

@@ -180,8 +180,7 @@ class Draws:
             if use.sum() < 2:
                 continue
             own = labels[index][:, rising][:, :, use]
-            shares = np.stack([(own == k).mean(-1) for k in range(len(names))], axis=-1).swapaxes(1, 2)
-            for (a, b), several in masses.critical(x.values[rising], shares, own.shape[-1]).items():
+            for (a, b), several in masses.critical(x.values[rising], own, len(names)).items():
                 table = tables.setdefault(f"[{names[a]}->{names[b]}]", np.full((*shape, 5), np.nan))
                 one = several[0]
                 table[(*index, 0)] = len(several)

@@ -9,30 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from slt.model import Model, Truth
+from slt.model import Model, Truth, Wrapped
 from slt.phases import Basin, Descent, Nearest, NearestLevel, Phases, Points
 from slt.typing import Batch, Estimate, InputError, Key, Params, Scalar
 
 
 @dataclass(frozen=True)
-class Population(Model):
+class Population(Wrapped):
     """The potential of a model's own population loss: exp(-t L(w)) prior(w), parameters as the model's."""
-
-    inner: Model
 
     @property
     def is_potential(self) -> bool:
         return True
 
-    @property
-    def support(self) -> tuple[float, float] | None:
-        return self.inner.support
-
-    def init(self, key: Key) -> Params:
-        return self.inner.init(key)
-
-    def log_prior(self, params: Params) -> Scalar:
-        return self.inner.log_prior(params)
+    def truth(self) -> None:
+        return None
 
     def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
         return -jnp.broadcast_to(loss_of(self.inner)(params), (batch.shape[0],))

@@ -149,6 +149,10 @@ def llc(
     for name, value, least in (("gamma", gamma, 0), ("error", error, None), ("seconds", seconds, None)):
         if not isinstance(value, int | float | np.number | jax.Array) or not (value > 0 or value == least):
             raise InputError(name, value, "must be a number, at least 0" if least == 0 else "must be a positive number")
+    for name, value, least in (("seed", seed, 0), ("chains", chains, 2), ("batch_size", batch_size, 1)):
+        known = value is None and name != "seed"
+        if not known and (not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least):
+            raise InputError(name, value, f"must be a whole number, at least {least}")
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), arrays("params", params))
     made, data, n = chosen(model, params, data, prior)
     cells = _cells(made, n, beta, t, gamma)
@@ -156,22 +160,22 @@ def llc(
         raise InputError("gamma", gamma, "a flat prior with no localiser is no density: give gamma > 0 or a prior")
     if batch_size is not None and made.is_potential:
         raise InputError("batch_size", batch_size, "minibatches need the loss of every sample: leave it out")
-    if batch_size is not None and not (isinstance(batch_size, int) and batch_size <= n):
-        raise InputError("batch_size", batch_size, f"must be a whole number, at most n = {n}; None for full batches")
+    if batch_size is not None and batch_size > n:
+        raise InputError("batch_size", batch_size, f"must be at most n = {n}; None for full batches")
     restriction = None if free is None else Restriction(free)
     size = sum(leaf.size for leaf in jax.tree.leaves(params if restriction is None else restriction.free(params)))
-    chains = _chains(size, 1 if made.is_potential else n) if chains is None else chains
+    chains = _chains(size, 1 if made.is_potential else n) if chains is None else int(chains)
     if batch_size is None:
         sampler: HMC | BAOAB = HMC(leapfrogs=LEAPFROGS[MIDDLE], jitter=0.9, target=0.9)
     else:
-        sampler = BAOAB(per_nbeta=True, batch_size=batch_size, control_variate=True)
+        sampler = BAOAB(per_nbeta=True, batch_size=int(batch_size), control_variate=True)
     job = prepare(
         made,
         sampler,
         cells,
         WATCHED if batch_size is None else {"delta": WATCHED["delta"], "square": WATCHED["square"]},
         Schedule(draws=2**30, chains=chains, burn_in=SETTLE, chunk=CHUNK),
-        key=jax.random.fold_in(jax.random.key(seed), 7),
+        key=jax.random.fold_in(jax.random.key(int(seed)), 7),
         start=Start(jax.tree.map(lambda leaf: leaf[None], params), jnp.array([False])),
         centres=[params],
         restriction=restriction,
@@ -288,6 +292,8 @@ def _wrong(
         yield "broken", f"{broken} of {ok.size} chains became infinite or NaN and count nowhere"
     if not np.any(square):
         yield "stuck", f"chains never moved from w*, where the gradient norm is {found.curvature.gradient:.3g}"
+    elif not np.any(np.asarray(found.heat_capacity.value)):
+        yield "constant", "the loss was the same at every draw: it does not depend on the parameters that are free"
     if blur > 0.1:
         cure = f"subtract L_n(w*) = {found.loss:.6g} from the loss, or turn on jax_enable_x64"
         yield "rounding", f"single precision resolves n beta L_n to {blur:.2g} only: {cure}"

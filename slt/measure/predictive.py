@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from slt.engine.program import draw_data
 from slt.estimators import criteria as estimators
 from slt.estimators import diagnostics
 from slt.estimators.criteria import Folded
-from slt.model import Model, Truth
+from slt.model import Model, Truth, Wrapped
 from slt.observables import Observable
 from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Info, Sampler
@@ -30,43 +29,19 @@ _TEST = 0x7E57  # folded into the key of a data set for its test samples; beyond
 
 
 @dataclass(frozen=True)
-class HeldOut(Model):
+class HeldOut(Wrapped):
     """`inner` with `per_sample` test samples beside each sample: batches are (data [b, ...], test [b, k, ...]).
 
     The posterior is that of `inner` on the data; test samples ride along, so that every cell has its own.
     """
 
-    inner: Model
     per_sample: int
-
-    @property
-    def controls(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inner.controls
-
-    @property
-    def support(self) -> tuple[float, float] | None:
-        return self.inner.support
-
-    def init(self, key: Key) -> Params:
-        return self.inner.init(key)
-
-    def log_prior(self, params: Params) -> Scalar:
-        return self.inner.log_prior(params)
 
     def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
         return self.inner.log_likelihood(params, batch[0])
 
     def sample(self, key: Key, num: int) -> Batch:
         return self.inner.sample(key, num), self._laid_out(self._test(key, num), num)
-
-    def truth(self) -> Truth | None:
-        return self.inner.truth()
-
-    def bind(self, control: Mapping[str, Any]) -> "HeldOut":
-        return dataclasses.replace(self, inner=self.inner.bind(control))
-
-    def control_value(self, path: str) -> float:
-        return self.inner.control_value(path)
 
     def pair(self, data: Batch | int, n: int, test: Batch | int, data_seed: int) -> Batch | None:
         """Data and test as one batch, where one is given and the other to be drawn; None where both are drawn."""

@@ -272,13 +272,16 @@ class _Interpolated:
 def _roots(curve: _Interpolated) -> np.ndarray:
     """One root between neighbours of the grid where D has opposite signs, and the points where it is 0 itself."""
     u, value = curve.u, curve.of.value
-    roots = [float(each) for each in u[1:-1][(value[1:-1] == 0) & (value[:-2] * value[2:] < 0)]]
+    roots = [float(each) for each in u[1:-1][(value[1:-1] == 0) & (np.sign(value[:-2]) * np.sign(value[2:]) < 0)]]
 
     def at(u: float) -> float:
         return float(curve.mean(np.asarray(u)))
 
-    changes = np.flatnonzero(value[:-1] * value[1:] < 0)
-    roots += [float(optimize.brentq(at, u[i], u[i + 1], xtol=1e-13)) for i in changes]  # pyright: ignore[reportArgumentType]
+    for i in np.flatnonzero(np.sign(value[:-1]) * np.sign(value[1:]) < 0):
+        if at(u[i]) * at(u[i + 1]) < 0:
+            roots.append(float(optimize.brentq(at, u[i], u[i + 1], xtol=1e-13)))  # pyright: ignore[reportArgumentType]
+        else:  # one of them is 0 but for rounding
+            roots.append(float(u[i + int(abs(value[i + 1]) < abs(value[i]))]))
     return np.sort(np.array(roots))
 
 

@@ -5,53 +5,80 @@ independent of one another. Shares of chains that are trapped where they started
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from slt.transitions.crossing import Crossing, Difference, crossings, difference
 from slt.typing import InputError
 
 LEAST = 0.01  # share of both phases together below which a point of the grid says nothing of the two
+STRETCHES = 4
+"""Into how many each ladder's draws are cut, so that a few ladders tell their error well."""
+MOST = 1.25
 
 
-def difference_of(x: Any, shares: Any, a: int, b: int, draws: int) -> Difference | None:
-    """F_a - F_b from shares [data, ladder, x, phase] of `draws` draws each, at the x where the two phases are met.
+def stretches(inside: Bool[np.ndarray, "... draw"]) -> Float[np.ndarray, "... stretch"]:
+    """Share of the draws that are inside, in each of STRETCHES runs of successive draws (fewer of fewer draws)."""
+    count = min(STRETCHES, inside.shape[-1])
+    return np.stack([part.mean(-1) for part in np.array_split(inside, count, axis=-1)], axis=-1)
 
-    Each data set's is the log of the ratio of its mean shares; ladders enter by their influence on it, to first order.
-    A phase that was met nowhere counts as half a draw. None where fewer than two points are left.
+
+def replicates(value: Float[np.ndarray, "... x ladder stretch"]) -> Float[np.ndarray, "... x replicate"]:
+    """Independent replicates of a mean over ladders, about 0: all stretches of all ladders.
+
+    Or whole ladders, where their variance is, on average over x, more than MOST times what stretches tell of it: then
+    one stretch remembers the one before.
     """
-    x, shares = np.asarray(x, np.float64), np.asarray(shares, np.float64)
-    if shares.ndim != 4 or shares.shape[2] != x.size or not (shares >= 0).all():
-        raise InputError("shares", shares.shape, f"give shares [data, ladder, x, phase] at the {x.size} values of x")
-    pair = shares[..., [a, b]]
-    some = pair.sum(-1).mean((0, 1)) >= LEAST
+    ladders, count = value.shape[-2:]
+    value = value - value.mean((-2, -1), keepdims=True)
+    whole = value.mean(-1)
+    if ladders > 1 and count > 1:
+        told = value.var(-1, ddof=1).mean(-1) / count
+        ratio = whole.var(-1, ddof=1)[told > 0] / told[told > 0]
+        if ratio.size and ratio.mean() <= MOST:
+            return value.reshape(*value.shape[:-2], -1)
+    return whole
+
+
+def difference_of(
+    x: Any, labels: Int[np.ndarray, "data x ladder draw"], a: Sequence[int], b: Sequence[int]
+) -> Difference | None:
+    """F_a - F_b of two sets of labels, at the x where draws of either are met.
+
+    Each data set's is the log of the ratio of its mean shares; ladders and stretches of them (`replicates`) enter by
+    their influence on it, to first order. A phase that was met nowhere counts as half a draw. None where fewer than two
+    points are left.
+    """
+    x, labels = np.asarray(x, np.float64), np.asarray(labels)
+    if labels.shape[1] != x.size or not labels.size:
+        raise InputError("labels", labels.shape, f"give labels [data, x, ladder, draw] at the {x.size} values of x")
+    inside = np.stack([np.isin(labels, list(each)) for each in (a, b)])  # [2, data, x, ladder, draw]
+    some = inside.mean((1, 3, 4)).sum(0) >= LEAST
     if some.sum() < 2:
         return None
-    pair = pair[:, :, some]
-    half = 0.5 / (draws * pair.shape[1])
-    mean = pair.mean(1, keepdims=True) + half
-    value = (
-        np.log(mean[..., 1] / mean[..., 0])
-        + (pair[..., 1] + half) / mean[..., 1]
-        - (pair[..., 0] + half) / mean[..., 0]
-    )
+    inside = inside[:, :, some]
+    mean = inside.mean((-2, -1)) + 0.5 / (labels.shape[2] * labels.shape[3])
+    low, high = stretches(inside) / mean[..., None, None]
+    value = np.log(mean[1] / mean[0])[..., None] + replicates(high - low)
+    value = value.swapaxes(1, 2)
     return difference(x[some], value, np.zeros_like(value), paired=True)
 
 
 def critical(
-    x: Any, shares: Float[np.ndarray, "data ladder x phase"], draws: int
+    x: Any, labels: Int[np.ndarray, "data x ladder draw"], phases: int
 ) -> dict[tuple[int, int], tuple[Crossing, ...]]:
     """Crossings (a, b) -> those where a gives way to b, of all phases that follow one another as the most likely.
 
     x ascending; at least two ladders. See `difference_of`.
     """
-    leader = shares.mean((0, 1)).argmax(-1)
+    leader = np.stack([(labels == k).mean((0, 2, 3)) for k in range(phases)], axis=-1).argmax(-1)
     found: dict[tuple[int, int], tuple[Crossing, ...]] = {}
     pairs = {(int(min(p)), int(max(p))) for p in itertools.pairwise(leader.tolist()) if p[0] != p[1]}
     for a, b in sorted(pairs):
-        d = difference_of(x, shares, a, b, draws)
+        d = difference_of(x, labels, [a], [b])
         for each in () if d is None else crossings(d).found:
             way = (a, b) if each.upward else (b, a)
             found[way] = (*found.get(way, ()), each)

@@ -74,6 +74,7 @@ def test_masses_are_those_of_the_bins(rng: np.random.Generator) -> None:
     assert_close(Estimate(np.log(curve.mass[1:-1]), curve.stderr), exact, 0.2, sigmas=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kink", [True, False])
 def test_extremum_is_of_the_curve_and_not_of_its_noise(rng: np.random.Generator, kink: bool) -> None:
     x, error = np.linspace(-1, 1, 101), np.full(101, 0.03)

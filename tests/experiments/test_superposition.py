@@ -46,6 +46,7 @@ def dead_share(length: float, bias: float) -> float:
     return float(quiet.mean())
 
 
+@pytest.mark.slow
 def test_theory_misses_in_opposite_directions():
     at = crossing.Crossing(270.0, 2.0, (266.0, 274.0), True, np.nan, np.nan, True, 7.0)
     leading, laplace = k_gons.theory(6, 5, 6, at)

@@ -80,6 +80,7 @@ def test_the_regression_of_b3():
     assert found.draws == 32 * 3500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [1, *(pytest.param(c, marks=pytest.mark.statistics) for c in (0, 2))])
 def test_regressions_of_other_designs(case, seed):
     """Designs with and without an intercept, from 5 to 60 samples, one with a sample that nothing explains."""
@@ -135,6 +136,7 @@ def one_unit_exactly(x, y, nodes=801, reach=5.5):
     return *losses, np.array(bayes) @ with_noise / with_noise.sum(), gibbs
 
 
+@pytest.mark.slow
 def test_one_tanh_unit_by_quadrature():
     """A singular posterior, lambda = 1/2 and m = 2: two crossing valleys, both of which chains must fill."""
     model = tanh.make(1)
@@ -191,6 +193,7 @@ def test_refusals_name_what_is_wrong():
             equations_of_state(model, 8, **options)
 
 
+@pytest.mark.slow
 def test_what_is_forced_is_said():
     found = criteria(B3, example(), beta=0.5, which=("waic",), schedule=LONGER, force=True)
     exact = linear_regression(*(np.asarray(part, float) for part in example()), beta=0.5)
@@ -234,6 +237,7 @@ class Half(Unknown):
         return jnp.where(params[0] > 2.5, jnp.nan, super().log_likelihood(params, batch))
 
 
+@pytest.mark.slow
 def test_a_users_model_with_test_data_of_its_own():
     """Nothing is known of the truth: the reference is found by a pilot, and G comes from the test batch alone."""
     x, y = (np.asarray(part, float) for part in example())
@@ -283,6 +287,7 @@ def brief():
     return criteria(B3, example(), test=64, schedule=SHORT)
 
 
+@pytest.mark.slow
 def test_new_numbers_need_no_new_program():
     x, y = example()
     first = criteria(B3, (x, y), test=64, schedule=SHORT)
@@ -395,6 +400,7 @@ def test_equations_of_state_of_a_singular_model():
     assert found.lam == 0.5
 
 
+@pytest.mark.slow
 def test_equations_of_state_of_a_regression():
     """Against the averages of the exact numbers over the same data sets, in passes of a few data sets."""
     model = LinearRegression(weights=(1.0, -0.5), intercept=False)

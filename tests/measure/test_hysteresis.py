@@ -14,6 +14,7 @@ def above(w):
     return w[0]
 
 
+@pytest.mark.slow
 def test_one_hill_that_moves_has_no_loop():
     """K = (w - 3)^2 under N(0, 1): half of the mass is beyond 3/2 at t = 1/2 exactly, up and down."""
     model = slt.potential(lambda w: (w[0] - 3) ** 2, 1, slt.Normal())

@@ -155,6 +155,7 @@ def test_on_a_slope_it_says_so() -> None:
     assert "gradient norm 1" in found.verdict
 
 
+@pytest.mark.slow
 def test_a_minimum_with_a_kink_or_at_an_edge_is_one() -> None:
     found = slt.llc(jnp.abs, 0.0, t=100.0, error=0.02, seconds=2.0)  # JAX's gradient at 0 is 1
     close(found, 1.0, 0.08)
@@ -181,6 +182,7 @@ def test_soft_directions_cut_by_gamma() -> None:
     assert abs(float(found.by_log_gamma.value[0]) + 1.5 * 0.2 / 1.2**2) < 0.02
 
 
+@pytest.mark.slow
 def test_some_parameters_only() -> None:
     found = slt.llc(lambda w: jnp.sum(w**2), jnp.zeros(3), t=1e4, free=jnp.array([True, False, True]))
     close(found, 2 * 1e4 / (2e4 + 1), 0.01)

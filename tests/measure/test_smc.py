@@ -20,6 +20,7 @@ def logs(runs):
     return np.array([each.log_z[each.at] for each in runs])
 
 
+@pytest.mark.slow
 def test_both_estimates_from_the_particles():
     """The product of increments and persistent sampling, on a box with reflecting walls."""
     of = target.make(normal_crossing.make((1, 1)))
@@ -35,6 +36,7 @@ def test_both_estimates_from_the_particles():
     assert len(barrier) < 20
 
 
+@pytest.mark.slow
 def test_seeded_path_gives_the_mass_near_a_seed():
     """All of a Gaussian posterior lies in its seed's ellipsoid; one far off carries next to nothing."""
     of = target.make(sums_of_squares.make(3))

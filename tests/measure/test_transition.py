@@ -131,6 +131,7 @@ def test_the_scalar_chain_is_a_crossover():
     assert found.kind.kind == "crossover"
 
 
+@pytest.mark.slow
 def test_on_data_against_the_closed_form():
     """Gaussian location, mean 0.4, cut at 0.25: the prior prefers the lower half, the data in the end the upper one."""
     model = gaussian_location.GaussianLocation(1, 0.4)

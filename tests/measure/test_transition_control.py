@@ -11,7 +11,7 @@ import slt
 from slt.cells import data_words
 from slt.engine.program import draw_data
 from slt.measure import smc
-from slt.measure.transition import repeated, transition
+from slt.measure.transition import repeated, scaling, transition
 from slt.models import gaussian_location, landau
 from slt.typing import InputError
 
@@ -55,6 +55,7 @@ def test_coexistence_along_the_field():
     assert programs[0] == programs[1]  # every value of h, and of t, runs through one compiled program
 
 
+@pytest.mark.slow
 def test_a_crossing_that_the_classifier_alone_makes():
     """The pitchfork at fixed t: the mass moves out of |w| < radius as h grows, over no barrier."""
     found = transition(landau.pitchfork(), t=20.0, control={"h": np.linspace(-0.5, 1.0, 6)}, seconds=3.0)
@@ -103,7 +104,8 @@ def test_bad_input_on_data():
         transition(model, phases, n=8, beta=[0.1, 0.2, 0.5, 1.0], control={"mean": FIELDS})
 
 
-@pytest.mark.parametrize("axis", [pytest.param("beta", marks=pytest.mark.slow), "mean"])
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["beta", "mean"])
 def test_on_data_against_the_closed_form(axis):
     """Gaussian location cut at 0.25, prior N(0, 1): the posterior is N(n beta ybar/(n beta + 1), 1/(n beta + 1))."""
     model = gaussian_location.GaussianLocation(1, 0.5)
@@ -148,3 +150,36 @@ def test_the_pitchfork_is_a_crossover_at_any_t(t):
     found = transition(landau.pitchfork(), t=t, control={"h": np.linspace(-0.5, 1.0, 7)}, seconds=5.0)
     assert found.kind is not None
     assert found.kind.kind == "crossover"
+
+
+@pytest.mark.slow
+def test_the_order_of_a_transition_needs_a_family():
+    """At the crossing in h the sixth-order potential's barrier grows like t; the pitchfork's stays nothing."""
+    found = {
+        t: transition(landau.make(), t=t, control={"h": np.linspace(0.7, 1.0, 5)}, seconds=1.0, profile=True)
+        for t in (15.0, 25.0, 40.0)
+    }
+    told = scaling("t of the sixth-order potential", found)
+    assert told.kind == "first order"
+    top, bottom = exact_barrier(40.0), exact_barrier(15.0)
+    assert float(told.slope.value) == pytest.approx((top - bottom) / 25, rel=0.15)
+    flat = {
+        t: transition(landau.pitchfork(), t=t, control={"h": np.linspace(-0.5, 1.0, 6)}, seconds=1.0)
+        for t in (10.0, 20.0, 40.0)
+    }
+    assert scaling("t of the pitchfork", flat).kind == "continuous"
+    bounded = transition(landau.make(), t=200.0, control={"h": np.linspace(0.7, 1.1, 5)}, budget=SMALL, seconds=1.0)
+    with pytest.raises(InputError, match="profile=True"):
+        scaling("t", {200.0: bounded})
+    with pytest.raises(InputError, match="at least three sizes"):
+        scaling("t", {size: found[size] for size in (15.0, 25.0)})
+    with pytest.raises(InputError, match="name the family"):
+        scaling("", found)
+
+
+def exact_barrier(t: float) -> float:
+    """Rise of t K(w) + (w/0.4)^2/2 at the crossing, from the shallower of its minima to the top between them."""
+    h, w = exact_h(t), np.linspace(0, 2, 200_001)
+    energy = t * (w**6 - 2 * w**4 + h * w**2) + (w / 0.4) ** 2 / 2
+    outer = int(energy[w > 0.6].argmin() + (w <= 0.6).sum())
+    return float(energy[:outer].max() - max(energy[0], energy[outer]))

@@ -183,6 +183,7 @@ def test_masses_of_two_basins_around_other_samplers(inner: Sampler) -> None:
 STEADY = ss.HMC(leapfrogs=5, step_size=0.3, tune=False)  # compiles faster than one that looks for its step
 
 
+@pytest.mark.slow
 def test_along_beta_every_rung_has_its_own_posterior() -> None:
     # linear regression at beta = .1 .. 1, against closed forms; extra rungs below and between
     grid = [0.1, 0.3, 1.0]
@@ -192,6 +193,7 @@ def test_along_beta_every_rung_has_its_own_posterior() -> None:
     check_energies(exchange, data, [(targets.SIZE, b) for b in values], on_grid, grid, [targets.SIZE] * 3, grid)
 
 
+@pytest.mark.slow
 def test_along_n_data_sets_are_nested() -> None:
     # the same at n = 2, 4, 8 with beta = 1; rungs below n = 2 have n = 2 and a smaller beta, those between their own n
     grid = [2, 4, 8]
@@ -226,6 +228,7 @@ def check_energies(
     assert (np.asarray(outcome.info.diagnostics["round_trips"])[0].sum(1) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_ladder_around_an_unadjusted_sampler_keeps_its_delta_exact() -> None:
     # minibatches: the sampler's own delta is an estimate, the ladder's is not; full batch: taken from the gradient pass
     grid = [0.2, 1.0]

@@ -47,6 +47,7 @@ def quartic_energy(sampler: Sampler, steps: list[float], chains: int, draws: int
     return outcome.estimates()
 
 
+@pytest.mark.slow
 def test_baoab_has_a_fifth_of_the_bias_of_sgld_on_a_quartic() -> None:
     # eps = dt^2/2 <= .02, friction 2; science.md 0c: .0002 against .0114
     steps = [0.02, 0.01]
@@ -81,6 +82,7 @@ def minibatched(sampler: Sampler, name: str, step: float, draws: int, size: int 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [ss.SGNHT, ss.BADODAB])
 def test_thermostats_take_up_isotropic_noise(cls: type[Sampler]) -> None:
     # gaussian location, n/8, eps h = .02, friction sqrt(h): variance error below half of SGLD's, which is known:
@@ -98,9 +100,10 @@ def test_minibatch_noise_heats_sgld_as_theory_says() -> None:
     assert_close(variance, expected, 0.02, what="variances")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("sgld", "badodab") else pytest.mark.statistics) for name in BIASED],
+    [pytest.param(name, marks=() if name == "badodab" else pytest.mark.statistics) for name in BIASED],
 )
 def test_control_variate_meets_the_full_batch_bound_plus_two_per_cent(name: str) -> None:
     # what noise the control variate leaves falls with the size b of the minibatch, not with n/b: here b = 32, n = 256
@@ -143,6 +146,7 @@ def test_reflection_keeps_a_box_exactly_uniform() -> None:
         assert (np.abs(np.asarray(outcome.state.position) - 0.5) <= 1.5).all()
 
 
+@pytest.mark.slow
 def test_box_cuts_a_quartic_where_the_prior_ends() -> None:
     # exp(-w^4) on [-0.8, 0.5]: incomplete gamma functions
     def part(k: int, edge: float) -> float:

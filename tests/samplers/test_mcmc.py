@@ -107,6 +107,7 @@ def test_unadjusted_mclmc_through_the_bridge() -> None:
     assert (np.abs(ratio - 1) < 0.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.standard_promotion
 def test_numpyro_agrees_on_a_banana() -> None:
     # no closed form: w0 ~ N(0, 2), y = 1 seen as w1 + w0^2 / 4 with noise .5; NumPyro's NUTS is the outside reference

@@ -152,3 +152,13 @@ def test_bad_input():
         crossing.difference(x, np.zeros((2, 4, 3)), np.zeros((3, 4, 3)))
     with pytest.raises(InputError, match="not finite"):
         crossing.difference(x, np.full((4, 3), np.nan), np.zeros((4, 3)))
+
+
+def test_a_difference_that_is_zero_but_for_rounding():
+    """Where D at a point of the grid is 1e-17, what is interpolated there may have the other sign."""
+    x = np.array([50.0, 100, 200, 250, 300, 400, 500, 1000])
+    for tiny in (1e-17, -1e-17, 1e-300):
+        value = np.array([-3.0, -2.1, -0.7, -0.3, tiny, 0.8, 1.4, 3.1])
+        found = crossing.crossings(crossing.estimated(x, value, stderr=0.05))
+        assert len(found.found) == 1
+        assert found.found[0].value == pytest.approx(300, rel=1e-6)

@@ -13,15 +13,25 @@ X = np.array([50.0, 100, 200, 250, 300, 400, 500, 1000])
 
 
 def drawn(rng, mass, ladders=12, draws=400):
-    """Shares of phases [1, ladder, x, phase] in independent draws from given masses [x, phase]."""
-    return rng.multinomial(draws, mass, size=(1, ladders, len(mass))) / draws
+    """Labels [1, x, ladder, draw] of independent draws from given masses [x, phase]."""
+    edges = mass.cumsum(-1)[:, None, None]
+    return (rng.random((1, len(mass), ladders, draws, 1)) > edges).sum(-1)
+
+
+def telegraph(rng, mass, stay, ladders, draws):
+    """Labels [1, x, ladder, draw] that are 1 with the given mass [x], and drawn anew with probability 1 - stay."""
+    anew = rng.random((len(mass), ladders, draws)) > stay
+    anew[..., 0] = True
+    fresh = rng.random(anew.shape) < mass[:, None, None]
+    last = np.maximum.accumulate(np.where(anew, np.arange(draws), 0), axis=-1)
+    return np.take_along_axis(fresh, last, axis=-1).astype(int)[None]
 
 
 def test_two_basins_from_shares(rng):
     v = exact.two_basins(X).mass_v
     held = []
     for _ in range(300):
-        found = masses.critical(X, drawn(rng, np.stack([1 - v, v], -1)), 400)
+        found = masses.critical(X, drawn(rng, np.stack([1 - v, v], -1)), 2)
         assert list(found) == [(0, 1)]
         ((one,),) = found.values()
         held.append(one.interval[0] <= 294.139 <= one.interval[1])
@@ -32,16 +42,30 @@ def test_only_phases_that_follow_one_another_cross(rng):
     x = np.linspace(1, 10, 10)
     f = np.stack([x, 3 + 0 * x, 9 - x], -1)  # leaders: 0 up to 3, 1 up to 6, then 2
     mass = np.exp(-f) / np.exp(-f).sum(-1, keepdims=True)
-    found = masses.critical(x, drawn(rng, mass, draws=4000), 4000)
+    found = masses.critical(x, drawn(rng, mass, draws=4000), 3)
     assert sorted(found) == [(0, 1), (1, 2)]
     np.testing.assert_allclose([found[0, 1][0].value, found[1, 2][0].value], [3, 6], atol=0.3)
-    lone = np.repeat(np.array([[[[1.0, 0.0]]]]), 4, axis=1).repeat(3, axis=2)
-    assert masses.critical([1.0, 2, 3], lone, 100) == {}
+    assert masses.critical([1.0, 2, 3], np.zeros((1, 3, 4, 100), int), 2) == {}
+
+
+@pytest.mark.parametrize("stay, spread", [(0.0, 0.22), (0.95, 0.4), (0.995, 1.0)])
+def test_few_ladders_tell_their_error(rng, stay, spread):
+    """8 ladders whose draws are forgotten at once, in a tenth of a stretch, or hardly within one."""
+    v = exact.two_basins(X).mass_v
+    held, errors = [], []
+    for _ in range(300):
+        found = masses.critical(X, telegraph(rng, v, stay, 8, 2000), 2).get((0, 1), ())
+        if len(found) == 1:
+            held.append(found[0].interval[0] <= 294.139 <= found[0].interval[1])
+            errors.append(found[0].stderr)
+    assert len(held) > 270
+    assert 0.85 <= np.mean(held) <= 0.96
+    assert np.std(errors) / np.mean(errors) < spread  # of ladders alone, at once: .27
 
 
 def test_shares_must_fit():
-    with pytest.raises(InputError, match="data, ladder, x, phase"):
-        masses.difference_of([1.0, 2.0], np.zeros((4, 2, 2)), 0, 1, 10)
+    with pytest.raises(InputError, match="data, x, ladder, draw"):
+        masses.difference_of([1.0, 2.0], np.zeros((1, 4, 2, 2), int), [0], [1])
 
 
 def test_runs_report_critical_values(rng):

@@ -23,11 +23,11 @@ from slt.measure.transition.potential import Potential
 from slt.measure.transition.result import Asks, Transition
 from slt.model import Model
 from slt.phases import Phases
-from slt.transitions import crossing
+from slt.transitions import crossing, kind
 from slt.transitions.crossing import Crossings
 from slt.typing import Batch, InputError, Key, Params
 
-__all__ = ["Transition", "repeated", "transition"]
+__all__ = ["Transition", "repeated", "scaling", "transition"]
 
 ON_DATA = Budget(runs=4, particles=256)
 
@@ -77,6 +77,26 @@ def transition(
             raise InputError("profile", True, "a barrier is measured on a potential: leave it out, or give a potential")
         return OnData(of, parts, pair, axis, data, data_seeds, seeds, budget, key).run(asks)
     return Potential(of, parts, pair, axis, seeds, budget, key).run(asks)
+
+
+def scaling(family: str, found: Mapping[float, Transition]) -> kind.Scaling:
+    """Whether transitions along a family of systems are of first order or continuous: does the barrier grow with it?
+
+    family: what grows, in words, such as "t of one potential" or "the number of layers"; found: its size -> the
+    transition at that size, three at least. "first order": the barrier at the crossing rises with the size beyond its
+    error and ends above a nat; "continuous": it stays below a nat throughout; else "unresolved". InputError for a
+    transition without a barrier of its own, or with a lower bound of it only (measure it with profile=True).
+    """
+    heights = []
+    for size, each in found.items():
+        height = None if each.kind is None else each.kind.barrier
+        if height is None:
+            raise InputError(f"found[{size}]", each.verdict, "no barrier was measured at its crossing: leave it out")
+        if height.bound:
+            raise InputError(f"found[{size}]", str(height), "is a lower bound: measure it with profile=True")
+        heights.append(height)
+    value, stderr = (np.array([getattr(each, name) for each in heights]) for name in ("value", "stderr"))
+    return kind.scaling(family, list(found), value, np.maximum(stderr, 1e-6))
 
 
 def repeated(
