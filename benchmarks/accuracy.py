@@ -26,7 +26,8 @@ from targets import Target, targets
 import slt
 from slt import observables
 from slt.engine import prepare
-from slt.measure.llc import Z90, _cells
+from slt.measure.coefficient import Z90
+from slt.measure.llc import _cells
 from slt.measure.losses import chosen
 from slt.samplers import SGLD
 

@@ -261,3 +261,25 @@ def _reweighted(energies: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 def _log_mean(exponents: np.ndarray) -> np.ndarray:
     return special.logsumexp(exponents, axis=-1) - np.log(exponents.shape[-1])
+
+
+def over_runs(log_z: Float[np.ndarray, "run ..."]) -> Estimate:
+    """-log of the mean of Z over independent runs, as an Estimate [...]: Z is unbiased, its log is not.
+
+    The error is that of the mean, to first order, with Student's quantile for few runs (`diagnostics.mean`), at least
+    that of log Z averaged over as many runs as the mean of Z rests on, (sum Z)^2/sum Z^2: where log Z spreads by nats
+    these are one or two, which cannot tell their error. Runs that found nothing (log Z = -inf) count as Z = 0.
+    """
+    log_z = np.asarray(log_z, np.float64)
+    top = log_z.max(0)
+    ratio = np.exp(log_z - np.where(np.isfinite(top), top, 0.0))
+    mean = ratio.mean(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = -(np.where(np.isfinite(top), top, -np.inf) + np.log(mean))
+        series = np.moveaxis(ratio / mean, 0, -1)[..., None]
+        carried = np.sqrt(len(ratio) * np.square(ratio).sum(0)) / ratio.sum(0)
+    bad = ~np.isfinite(series).all((-1, -2))
+    error = np.asarray(diagnostics.mean(np.where(bad[..., None, None], 0.0, series)).stderr)
+    logs = np.moveaxis(np.where(np.isfinite(log_z).all(0), log_z, 0.0), 0, -1)[..., None]
+    error = np.maximum(error, np.asarray(diagnostics.mean(logs).stderr) * np.where(bad, 1.0, carried))
+    return Estimate(value, np.where(bad | (len(log_z) < 2), np.nan, error))

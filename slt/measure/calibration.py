@@ -15,6 +15,7 @@ from slt.cells import Cell
 from slt.estimators import diagnostics
 from slt.measure.chains import Chains
 from slt.measure.curvature import Curvature
+from slt.posterior import Posterior
 from slt.samplers.baoab import BAOAB
 from slt.samplers.mcmc import HMC
 from slt.typing import Params
@@ -24,6 +25,7 @@ SETTLE = 64  # draws in which the step size is found, before and again after the
 TRY = 32  # draws of each trial of a trajectory's length
 LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
 MIDDLE = 2
+GRADIENTS, STEPS = 1500, 8000
 
 
 def squared_distance(posterior: Any, params: Params, info: Any) -> Array:
@@ -56,6 +58,23 @@ WATCHED = {
 def times(cells: list[Cell]) -> np.ndarray:
     """n beta of each cell."""
     return np.array([cell.n * cell.beta for cell in cells])
+
+
+def affordable(posterior: Posterior, size: int, chains: int, seconds: float) -> int | None:
+    """None where `seconds` are enough for GRADIENTS full gradients of all chains, else the size of minibatches, a power
+    of two, of which they are enough for STEPS steps.
+    """
+    n = int(posterior.n)
+    if n * size * chains < 1e7:  # some milliseconds at most
+        return None
+    gradient = jax.jit(lambda posterior, position: posterior.value_and_grad(position))
+    jax.block_until_ready(gradient(posterior, posterior.centre_position))
+    before = time.perf_counter()
+    jax.block_until_ready(gradient(posterior, posterior.centre_position))
+    spent = chains * (time.perf_counter() - before)
+    if spent * GRADIENTS <= seconds:
+        return None
+    return 2 ** int(np.log2(np.clip(n * seconds / (STEPS * spent), 32, max(n // 4, 32))))
 
 
 class Drawn(NamedTuple):

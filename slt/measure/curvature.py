@@ -1,6 +1,6 @@
 """The loss at a point: its gradient, and the ends of its Hessian's spectrum."""
 
-import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from slt.posterior import Posterior
 
-DENSE = 1500  # parameters up to which the Hessian is made whole
+DENSE = 1500  # parameters up to which the Hessian is made whole,
+MOST = 3e9  # where their number squared times that of samples is less than this
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def curvature(posterior: Posterior, t: Any) -> Curvature:
     soft = float(np.nan_to_num(np.asarray(_prior(posterior)), nan=0.0))
     soft = max(soft, 1e-3 * (1 + float(posterior.gamma)))
     dtype = posterior.beta.dtype
-    if size <= DENSE:
+    if size <= DENSE and size**2 * posterior.reference.size <= MOST:
         hessian = np.asarray(_product(posterior, jnp.eye(size, dtype=dtype)), np.float64)
         if not np.isfinite(hessian).all():
             hessian = np.asarray(_differences(posterior, jnp.eye(size, dtype=dtype)), np.float64)
@@ -93,18 +94,29 @@ def curvature(posterior: Posterior, t: Any) -> Curvature:
         return Curvature(
             float(np.linalg.norm(gradient)), float(values[0]), float(values[-1]), _slope(posterior, t, gradient, steps)
         )
-    product = functools.partial(_product, posterior)
-    make: Any = sparse.LinearOperator  # its stub knows no matvec
-    operator = make(
-        (size, size), dtype=np.float64, matvec=lambda v: np.asarray(product(jnp.asarray(v, dtype)[None])[0], np.float64)
-    )
-    find: Any = sparse.eigsh
-    start = np.random.default_rng(0).standard_normal(size)
-    low, high = (
-        float(find(operator, k=1, which=end, v0=start, tol=1e-2, return_eigenvectors=False)[0]) for end in ("SA", "LA")
-    )
+    edge = _farthest(lambda v: np.asarray(_product(posterior, jnp.asarray(v, dtype)[None])[0], np.float64), size)
+    other = edge - _farthest(
+        lambda v: edge * v - np.asarray(_product(posterior, jnp.asarray(v, dtype)[None])[0], np.float64), size
+    )  # H's other end as the far end of edge - H: Lanczos finds no eigenvalue near 0
+    low, high = min(edge, other), max(edge, other)
     steps = (t / (t * abs(high) + soft))[:, None] * gradient
     return Curvature(float(np.linalg.norm(gradient)), low, high, _slope(posterior, t, gradient, steps))
+
+
+def _farthest(product: Callable[[np.ndarray], np.ndarray], size: int) -> float:
+    """The eigenvalue farthest from 0 of a symmetric matrix, given by its products, or how far Lanczos came."""
+    make: Any = sparse.LinearOperator  # its stub knows no matvec
+    find: Any = sparse.eigsh
+    start = np.random.default_rng(0).standard_normal(size)
+    operator = make((size, size), dtype=np.float64, matvec=lambda v: product(v.ravel()))
+    try:
+        return float(find(operator, k=1, which="LM", v0=start, tol=1e-3, maxiter=30, return_eigenvectors=False)[0])
+    except sparse.ArpackNoConvergence as error:
+        if len(error.eigenvalues):
+            return float(error.eigenvalues[0])
+        for _ in range(100):
+            start = product(start / np.linalg.norm(start))
+        return float(start @ product(start) / (start @ start))
 
 
 def _slope(posterior: Posterior, t: np.ndarray, gradient: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from slt.estimators.free_energy import over_runs
 from slt.measure import nested, smc
 from slt.measure import routes as by
 from slt.measure.target import Target
@@ -96,7 +97,7 @@ class Draws:
             self.smc_runs += [each for each in runs if each.ended]
             if not self.smc_runs:
                 raise InputError("model", "no SMC run reached t", "its loss is not finite under the prior")
-            return smc.averaged(np.array([each.log_z[each.at] for each in self.smc_runs]))
+            return over_runs(np.array([each.log_z[each.at] for each in self.smc_runs]))
 
         if not {"smc", "persistent"} & names:
             once(0)  # for the rungs alone

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slt.estimators.free_energy import agree
-from slt.measure import nested, regions, smc, target
+from slt.estimators.free_energy import agree, over_runs
+from slt.measure import nested, regions, target
 from slt.measure import routes as by
 from slt.measure.evidence import Budget, Draws
 from slt.measure.regions import PhaseReport
@@ -131,10 +131,10 @@ class Measurement:
             )
         for name, table in draws.tables.items():
             nests = name == "nested"
-            self.found[name] = nested.averaged(draws.nests, self.asked) if nests else smc.averaged(table)
+            self.found[name] = nested.averaged(draws.nests, self.asked) if nests else over_runs(table)
             if seeds is not None:
                 shares = self._nested_shares(seeds) if nests else self._smc_shares(seeds)
-                self._add_seeds(name, lambda out, x=table: smc.averaged(x + np.log(np.maximum(out, 1e-300))), shares)
+                self._add_seeds(name, lambda out, x=table: over_runs(x + np.log(np.maximum(out, 1e-300))), shares)
         for name, route in by.OF_LADDERS.items():
             if name not in self.names or draws.ladders is None:
                 continue

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special, stats
 
-from slt.measure import smc
+from slt.estimators.free_energy import over_runs
 from slt.measure.target import Vector, prior_draws, values
 from slt.posterior import Posterior
 from slt.typing import Estimate, Key, Scalar
@@ -167,7 +167,7 @@ def averaged(runs: Sequence[Run], t: Any) -> Estimate:
     """
     t = np.asarray(t, np.float64)
     log_z = np.array([run.log_z(t) for run in runs])
-    found = smc.averaged(log_z)
+    found = over_runs(log_z)
     points = (runs[0].log_mass == runs[0].log_mass[-1]).sum()
     levels = np.array([[run.mean(each) for each in t] for run in runs])
     information = np.maximum(-t * levels - log_z, 0.0).mean(0)

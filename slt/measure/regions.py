@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from slt.estimators.free_energy import over_runs
 from slt.measure import routes as by
 from slt.measure import smc, target
 from slt.measure.evidence import Budget
@@ -179,7 +180,7 @@ def replicates(
         )
         for a in sorted(set(own_labels)):
             mine = [i for i, label in enumerate(own_labels) if label == a]
-            total = smc.averaged(log_z[:, :, mine]).value  # several seeds of one phase: the one that finds most
+            total = over_runs(log_z[:, :, mine]).value  # several seeds of one phase: the one that finds most
             chosen = mine[int(np.argmin(np.asarray(total)[-1]))]
             tables[a], shown[a], start[a] = log_z[:, :, chosen], places[:, chosen], "seed"
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -233,7 +234,7 @@ def report(
     for a, (table, places) in enumerate(zip(tables, shown, strict=True)):
         if table is None or places is None:
             continue
-        one = smc.averaged(table)
+        one = over_runs(table)
         value[:, a], error[:, a] = np.asarray(one.value), np.hypot(np.asarray(one.stderr), anchors[a])
         ends, own = descended(of, places, phases, a)
         interior[:, a] = own.mean(-1)

@@ -19,6 +19,7 @@ from scipy import stats
 from slt.engine.program import LONG, ONCE
 from slt.estimators import diagnostics
 from slt.estimators import free_energy as estimators
+from slt.estimators.free_energy import over_runs
 from slt.measure import smc, target
 from slt.measure.target import Target, Times
 from slt.phases import Phases
@@ -322,7 +323,7 @@ def seeded(of: Target, seeds: Seeds, asked: Times, key: Key, *, runs: int, parti
 
     By SMC from the Gaussian about the seed: no prior mass has to be hit. A is the seed's ellipsoid at that t.
     """
-    return smc.averaged(seeded_runs(of, seeds, asked, key, runs=runs, particles=particles)[0])
+    return over_runs(seeded_runs(of, seeds, asked, key, runs=runs, particles=particles)[0])
 
 
 def seeded_runs(

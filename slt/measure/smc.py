@@ -23,12 +23,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
-from slt.estimators import diagnostics
 from slt.measure.target import Times, Vector, fold, prior_draws, unravel, values
 from slt.phases import Phases
 from slt.posterior import Posterior
 from slt.samplers.mcmc import HMC
-from slt.typing import Estimate, Key, Scalar
+from slt.typing import Key, Scalar
 
 TARGET = 0.8  # acceptance that the steps are steered to
 KERNEL = HMC(leapfrogs=6, jitter=0.4, tune=False)
@@ -354,27 +353,6 @@ def run(
         )
         for r in range(runs)
     ]  # fmt: skip
-
-
-def averaged(log_z: Float[np.ndarray, "run ..."]) -> Estimate:
-    """-log of the mean of Z over independent runs, as an Estimate [...]: Z is unbiased, its log is not.
-
-    The error is that of the mean, to first order, with Student's quantile for few runs (`diagnostics.mean`), at least
-    that of the mean of log Z: where log Z spreads by nats the mean of Z rests on a run or two, which cannot tell its
-    error. Runs that found nothing (log Z = -inf) count as Z = 0.
-    """
-    log_z = np.asarray(log_z, np.float64)
-    top = log_z.max(0)
-    ratio = np.exp(log_z - np.where(np.isfinite(top), top, 0.0))
-    mean = ratio.mean(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = -(np.where(np.isfinite(top), top, -np.inf) + np.log(mean))
-        series = np.moveaxis(ratio / mean, 0, -1)[..., None]
-    bad = ~np.isfinite(series).all((-1, -2))
-    error = np.asarray(diagnostics.mean(np.where(bad[..., None, None], 0.0, series)).stderr)
-    logs = np.moveaxis(np.where(np.isfinite(log_z).all(0), log_z, 0.0), 0, -1)[..., None]
-    error = np.maximum(error, np.asarray(diagnostics.mean(logs).stderr))
-    return Estimate(value, np.where(bad | (len(log_z) < 2), np.nan, error))
 
 
 def persistent(one: Run) -> Float[np.ndarray, " asked"]:

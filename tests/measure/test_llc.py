@@ -12,6 +12,7 @@ import slt
 from slt import observables
 from slt.estimators import diagnostics
 from slt.estimators import llc as estimators
+from slt.measure import curvature
 from slt.measure.llc import Llc
 from slt.measure.losses import as_model
 from slt.models import _kgon, power_law
@@ -271,3 +272,30 @@ def test_basins_of_superposition_are_told_apart(k, plus, lam) -> None:
     found = slt.llc(_kgon.population_loss, _kgon.kgon(k, plus, 6), t=1e6, prior=slt.Normal())
     assert abs(found.value - lam) < 0.1
     assert found.stderr < 0.04
+
+
+@pytest.mark.parametrize("lowest", [0.0, -0.5])
+def test_both_ends_of_a_spectrum_by_products_alone(lowest, monkeypatch) -> None:
+    """Beyond DENSE parameters by Lanczos, which finds no eigenvalue near 0 unless it is an end of the spectrum."""
+    monkeypatch.setattr(curvature, "DENSE", 0)
+    scales = jnp.asarray(np.r_[np.full(40, lowest), np.linspace(0.5, 3.0, 40)], jnp.float32)
+    found = slt.llc(lambda w: 0.5 * jnp.sum(scales * w**2), jnp.zeros(80), t=10.0, seconds=1.0)
+    assert found.curvature.highest == pytest.approx(3.0, rel=1e-3)
+    assert found.curvature.lowest == pytest.approx(lowest, abs=3e-3)
+    assert ("not a minimum" in found.flags) == (lowest < 0)
+
+
+@pytest.mark.slow
+def test_more_data_than_full_batches_can_take() -> None:
+    """Minibatches by themselves, where a full gradient takes too long for the seconds allowed."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200_000, 60))
+    y = x @ rng.normal(size=60) + rng.normal(size=len(x))
+    best, t = np.linalg.lstsq(x, y, rcond=None)[0], len(x) / np.log(len(x))
+    hessian = x.T @ x / len(x)
+    exact = 0.5 * np.trace(t * hessian @ np.linalg.inv(t * hessian + np.eye(60)))
+    found = slt.llc(lambda w, b: 0.5 * jnp.square(b[0] @ w - b[1]), jnp.asarray(best), (jnp.asarray(x), jnp.asarray(y)))
+    assert found.settings["sampler"] == "BAOAB"
+    assert found.healthy, found.verdict
+    assert abs(found.value - exact) < max(4 * found.stderr, 0.02 * exact)
+    assert found.stderr < 0.02 * exact

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slt.measure import regions, smc, target
+from slt.estimators.free_energy import over_runs
+from slt.measure import regions, target
 from slt.measure.axis import Axis
 from slt.measure.barrier import barrier
 from slt.measure.crossings import (
@@ -128,7 +129,7 @@ class Potential:
         """F of either phase [x, 2] over the values asked for."""
         values, errors = [], []
         for (of, t), own in zip(columns(self.of, self.axis, self.axis.grid), round_, strict=True):
-            both = [smc.averaged(table(own, self.parts, a)) for a in self.pair]
+            both = [over_runs(table(own, self.parts, a)) for a in self.pair]
             values.append(np.stack([np.asarray(each.value) + t * of.offset for each in both], axis=-1))
             errors.append(np.stack([np.asarray(each.stderr) for each in both], axis=-1))
             errors[-1] = np.hypot(errors[-1], own.anchor[list(self.pair)])
