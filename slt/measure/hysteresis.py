@@ -224,8 +224,10 @@ def _verdict(
     if np.isnan(value):
         return f"Too few speeds have both crossings between t = {grid[0]:.4g} and {grid[-1]:.4g}: widen the range of t."
     ends = f"{a} -> {b} at t = {float(up.value[-1]):.4g} up and {float(down.value[-1]):.4g} down in the slowest sweep"
+    known = wide[np.isfinite(wide)]
+    fast = "" if known.size == wide.size else f" that both ways came over in ({known.size} of {wide.size})"
     closes = "closes" if value - 2 * error <= 0 else "stays open"
     return (
-        f"{ends}; the loop is {wide[0]:.2g} e-folds wide in the fastest, and {closes} in the limit of slow sweeps "
-        f"({value:.2g} +- {error:.1g})."
+        f"{ends}; the loop is {known[0]:.2g} e-folds wide in the fastest{fast}, and {closes} in the limit of slow "
+        f"sweeps ({value:.2g} +- {error:.1g})."
     )
