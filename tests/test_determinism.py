@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import test_engine
 from test_engine import Location, small_run
 

@@ -38,7 +38,7 @@ class Height(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """kind: "coexistence", "crossover" or "unresolved"; barrier: the lowest of the heights (None without any).
+    """kind: "coexistence", "crossover" or "unresolved"; barrier: the lowest of the heights that are known, or of their bounds (None without any).
 
     label_entropy: of the posterior's shares of all phases at the crossing, in nats (log 2 where two share it evenly);
     reasons: what spoke for the kind and what against, a sentence each.
@@ -74,7 +74,8 @@ def classify(
     """
     said: list[str] = []
     votes = [_vote(each) for each in heights]
-    lowest = min(heights, key=lambda each: each.value, default=None)
+    measured = [each for each in heights if not each.bound]
+    lowest = min(measured or heights, key=lambda each: each.value, default=None)
     if not heights:
         kind, why = "unresolved", "no barrier was measured"
     elif all(vote > 0 for vote in votes):
