@@ -32,7 +32,7 @@ class Case:
 
     epsilon: of SGLD, in units of 1/(1 + gamma + n beta); underdamped samplers take `underdamped` times it (their bias
     is of second order) and a friction in units of sqrt(1 + gamma + n beta). burn_in: steps. chunk: steps brought to the
-    host at once. peers: whether other libraries can run it.
+    host at once. peers: whether other libraries can run it. devices: that share the chains (on a CPU, cores).
     """
 
     name: str
@@ -49,6 +49,7 @@ class Case:
     burn_in: int = 500
     chunk: int = 1024
     peers: bool = True
+    devices: int | None = None
 
     def sampler(self, name: str) -> Sampler:
         """One of SAMPLERS, with this case's step; HMC takes the full batch."""
@@ -67,7 +68,13 @@ class Case:
         schedule = slt.Schedule(draws=2**30, chains=self.chains, burn_in=burn_in, chunk=chunk)
         axes = {"n": list(self.n), "beta": ["1/log n"], "gamma": [1.0], "data_seed": list(self.data_seed)}
         return drivers.assemble(
-            self.model, sampler, schedule, axes=axes | options.pop("axes", {}), start=[self.start], **options
+            self.model,
+            sampler,
+            schedule,
+            axes=axes | options.pop("axes", {}),
+            start=[self.start],
+            devices=self.devices,
+            **options,
         ).job
 
 

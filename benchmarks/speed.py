@@ -263,6 +263,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--cases", help="only these, as tms,dln; default all, `wide` only on an accelerator")
     parser.add_argument("--samplers", help="only these, as SGLD,HMC")
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment that holds the other libraries")
+    parser.add_argument("--devices", type=int, help="that share the chains, as slt run's devices=; on a CPU, cores")
     parser.add_argument("--rounds", type=int, help="of timing everything in turn")
     parser.add_argument("--seconds", type=float, help="of each timing")
     parser.add_argument("--json", type=Path, help="written after every case")
@@ -276,8 +277,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     began = time.perf_counter()
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", "highest")  # as slt run does
-    if args.scaling is not None:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # of no effect on accelerators
+    if args.scaling is not None or args.devices is not None:  # of no effect on accelerators
+        jax.config.update("jax_num_cpu_devices", args.devices or os.cpu_count() or 1)
     content: dict[str, Any] = {"machine": machine()}
     if args.scaling is not None or args.large or args.precision:
         return others(args, content)
@@ -289,6 +290,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     peers = Peers(args.peers)
     content["peers"] = peers.names
     print(content["machine"], content["peaks"], content["peers"], flush=True)
+    known = {name: dataclasses.replace(case, devices=args.devices) for name, case in known.items()}
     for number, name in enumerate(chosen):
         left = max(0.0, QUICK - (time.perf_counter() - began))
         share = left / (len(chosen) - number) if args.quick else math.inf

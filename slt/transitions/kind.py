@@ -38,8 +38,8 @@ class Height(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """kind: "coexistence", "crossover" or "unresolved"; barrier: the lowest of the heights that are known, else of their
-    bounds (None without any).
+    """kind: "coexistence", "crossover" or "unresolved"; barrier: the lowest of the heights that are known, else of
+    their bounds (None without any).
 
     label_entropy: of the posterior's shares of all phases at the crossing, in nats (log 2 where two share it evenly);
     reasons: what spoke for the kind and what against, a sentence each.
