@@ -15,8 +15,9 @@ JSON: a list under "cases", each with case, sampler, chain_steps_per_s, ratio_to
 of its gradient), share_of_floors (gradient and normals over the step), share_of_roofline (the gradients' operations per
 second over what the peaks allow), ess_per_s (of the loss on the full data; null where the run was too short to tell),
 compile_s (a program), and ratio_to_NAME (chain-steps per second over the peer's) for each peer, null in cases that the
-peers do not know. "equal_bias" of SGLD: its effective draws per second at the step where its learning coefficient is 2
-per cent off, and how many times more HMC makes. "peaks": the largest matrix product and copy measured here;
+peers do not know. On a CPU the chains share all its cores (`slt run devices=N`), as the peers' matrix products do.
+"equal_bias" of SGLD: its effective draws per second at the step where its learning coefficient is 2 per cent off, and
+how many times more HMC makes. "peaks": the largest matrix product and copy measured here;
 "compiling": see compiling.py; "bars": what issue 5 asks of two CPU cores, or of an accelerator.
 
 --quick: the same in 60 s on two free cores (peers aside). Each case gets an equal share of the time that is left, and
@@ -35,6 +36,9 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # before anything makes JAX look; of no effect on accelerators
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import bars
 import compiling
@@ -263,7 +267,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--cases", help="only these, as tms,dln; default all, `wide` only on an accelerator")
     parser.add_argument("--samplers", help="only these, as SGLD,HMC")
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment that holds the other libraries")
-    parser.add_argument("--devices", type=int, help="that share the chains, as slt run's devices=; on a CPU, cores")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        help="that share the chains, as slt run's devices=N; default all cores of a CPU, all accelerators",
+    )
     parser.add_argument("--rounds", type=int, help="of timing everything in turn")
     parser.add_argument("--seconds", type=float, help="of each timing")
     parser.add_argument("--json", type=Path, help="written after every case")
@@ -277,8 +285,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     began = time.perf_counter()
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", "highest")  # as slt run does
-    if args.scaling is not None or args.devices is not None:  # of no effect on accelerators
-        jax.config.update("jax_num_cpu_devices", args.devices or os.cpu_count() or 1)
     content: dict[str, Any] = {"machine": machine()}
     if args.scaling is not None or args.large or args.precision:
         return others(args, content)
@@ -290,7 +296,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     peers = Peers(args.peers)
     content["peers"] = peers.names
     print(content["machine"], content["peaks"], content["peers"], flush=True)
-    known = {name: dataclasses.replace(case, devices=args.devices) for name, case in known.items()}
+    devices = args.devices or (len(jax.devices()) if on_cpu else None)
+    known = {name: dataclasses.replace(case, devices=devices) for name, case in known.items()}
     for number, name in enumerate(chosen):
         left = max(0.0, QUICK - (time.perf_counter() - began))
         share = left / (len(chosen) - number) if args.quick else math.inf
