@@ -45,7 +45,8 @@ sys.exit(code)
 def demo(config: str = DEMO, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """The record of a config that is run with an empty cache; RuntimeError with its own words where the run fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLT_CACHE": "off"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES"):
+        environment.pop(name, None)
     with tempfile.TemporaryDirectory() as folder:
         words = ["run", config, *overrides, "--out", str(Path(folder) / "run"), "--quiet"]
         command = [sys.executable, "-c", COUNTING, *words]
