@@ -203,6 +203,7 @@ def test_a_nested_config_of_a_package_takes_another_sampler(own: Path, monkeypat
         ("model._target_=slt.samplers.sgld.SGDL", r"slt\.samplers\.sgld has no 'SGDL': nearest is 'SGLD'"),
         ("model._target_=Thing", r"model\._target_ = 'Thing': give a dotted name"),
         ("model.prior={_target_: slt.priors.Normal, scael: 1}", r"model\.prior\.scael = 1: unknown argument"),
+        ("+grid.control={h: {_target_: slt.priors.Normal}}", r"grid\.control\.h = .*: must be a list of numbers"),
         ("observables.mine={a: 1}", r"observables\.mine = .*needs a _target_"),
         ("experiment=superpositoin", "experiment = 'superpositoin': unknown"),
         ("hydra.run.dir=x", "Hydra's own settings"),
@@ -379,3 +380,9 @@ def test_smoke_is_small(own: Path) -> None:
     assert math.prod([len(tiny.grid.n), len(tiny.grid.beta)]) == 4
     assert made.schedule.burn_in == 50
     assert tiny.name == "mine-smoke"
+
+
+def test_a_node_where_a_list_belongs_is_named() -> None:
+    node = {"_target_": "slt.models.deep_linear.population", "widths": {"_target_": "slt.priors.Normal"}}
+    with pytest.raises(InputError, match=r"model\.widths = .*: must be a list"):
+        config.instantiate(node, "model")

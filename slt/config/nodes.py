@@ -289,6 +289,10 @@ def _is(made: Any, kind: Any) -> bool:
         return callable(made)
     if base in (int, float):
         return hasattr(made, "__float__")
+    if base in (list, tuple, Sequence):
+        return hasattr(made, "__iter__") and not isinstance(made, str)
+    if base in (str, bool, dict, Mapping):
+        return isinstance(made, base)
     own = inspect.isclass(base) and base.__module__.split(".")[0] not in _PLAIN[1:]
     return not own or getattr(base, "_is_protocol", False) or isinstance(made, base)
 

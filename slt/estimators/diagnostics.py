@@ -190,7 +190,8 @@ def _chainwise(function: Callable[[np.ndarray], Any], x: Any, ok: Any, fewest: i
     for index in np.ndindex(out.shape):
         chains = x[index][use[index][:, 0]]
         if len(chains) >= fewest and chains.shape[-1] >= 4 and np.ptp(chains) > 0:
-            out[index] = function(chains)
+            with np.errstate(divide="ignore", invalid="ignore"):  # of chains that each stand still
+                out[index] = function(chains)
     return out
 
 
