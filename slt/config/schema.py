@@ -165,7 +165,8 @@ def _strict(raw: Any, schema: type, path: str) -> None:
             raise InputError(here, value, f"no such group of ready ones: give a node, {key}: {{_target_: ...}}")
         elif not interpolated(value):
             nodes.fit(value, dict[str, list[float]] if key == "control" else kind, here)
-            for name, values in value.items() if key == "control" else ():
+            control = value if key == "control" and isinstance(value, Mapping) else {}
+            for name, values in control.items():
                 if isinstance(values, Mapping):  # a node, which has no place here
                     raise InputError(join(here, name), values, "must be a list of numbers")
 
