@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.cells import Cell
-from slt.measure import regions, target
+from slt.measure import confined, target
 from slt.measure.axis import Axis, along
-from slt.measure.regions import PhaseReport, Replicates
+from slt.measure.confined import Replicates
+from slt.measure.regions import PhaseReport
 from slt.measure.target import Target
 from slt.model import Model
 from slt.phases import Phases
@@ -45,7 +46,7 @@ def partition(model: Model, phases: Any, between: Any, data: Any, seeds: Any) ->
     if isinstance(model, Model) and not model.is_potential and data is None:
         data = model.sample(jax.random.key(0), 1)
     of = target.make(model, data, seeds=seeds)
-    parts = regions.known(of, phases)
+    parts = confined.known(of, phases)
     if between is None:
         if len(parts.names) != 2:
             raise InputError("between", None, f"say between which two of {', '.join(parts.names)}")
@@ -149,7 +150,7 @@ def heights_of(
 
     A phase may lie in several places (mirror images): each draw is measured by the place of either phase next to it.
     """
-    draws = [np.asarray(each, np.float64).reshape(-1, regions.SHOWN, of.dim) for each in shown]
+    draws = [np.asarray(each, np.float64).reshape(-1, confined.SHOWN, of.dim) for each in shown]
     size = float(np.mean([np.square(each - each.mean((0, 1))).sum(-1).mean() for each in draws])) + 1e-300
     places = [places_of(of, each.reshape(-1, of.dim)) for each in draws]
     spread = float(np.mean([squares(each, own).min(-1).mean() for each, own in zip(draws, places, strict=True)]))

@@ -11,6 +11,7 @@ import numpy as np
 from slt.estimators.free_energy import over_runs
 from slt.measure import nested, smc
 from slt.measure import routes as by
+from slt.measure.paths import Path
 from slt.measure.target import Target
 from slt.phases import Phases
 from slt.typing import Estimate, InputError, Key
@@ -82,7 +83,7 @@ class Draws:
                 return
 
     def run_smc(self, names: set[str]) -> None:
-        path = smc.Path(self.of.posterior)
+        path = Path(self.of.posterior)
 
         def look(_: int, at: int, w: Any) -> np.ndarray:
             return np.asarray(w)
@@ -113,7 +114,7 @@ class Draws:
         spread = np.std(table, axis=0)
         self.checks["smc"] = {"runs": len(self.smc_runs), "stages": len(self.smc_runs[0].s), "spread": spread}
 
-    def _affordable(self, path: smc.Path, share: float) -> tuple[int, int]:
+    def _affordable(self, path: Path, share: float) -> tuple[int, int]:
         """(runs, particles) of a round; of many parameters, as many as fit into the seconds, by a small trial."""
         budget = self.budget
         if self.of.dim <= 40:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from slt.measure import regions, target
+from slt.measure import confined, regions, target
 from slt.measure.evidence import Budget
 from slt.measure.measurement import ROUTES, Measurement, Report
 from slt.measure.regions import PhaseReport
@@ -51,7 +51,7 @@ def free_energy(
     of = target.make(model, data, n, seeds)
     asked = _asked(of, t, beta)
     key = target.own_key(of, jax.random.key(0) if key is None else key)
-    parts = None if phases is None or phases is False else regions.known(of, phases)
+    parts = None if phases is None or phases is False else confined.known(of, phases)
     return Measurement(of, asked, tuple(routes), tuple(seeds), budget, key, parts).report()
 
 

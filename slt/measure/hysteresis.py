@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.engine.program import LONG
-from slt.measure import regions, smc, target
+from slt.measure import confined, smc, target
 from slt.measure.crossings import asked_of, table
 from slt.measure.evidence import Budget
-from slt.measure.smc import Path
+from slt.measure.paths import Path
 from slt.measure.target import Target
 from slt.model import Model
 from slt.phases import Phases
@@ -103,7 +103,7 @@ def _starts(
     of: Target, parts: Phases, pair: tuple[int, int], ends: np.ndarray, seeds: Sequence[Params], chains: int, key: Key
 ) -> Float[Array, "2 chain d"]:
     """Draws confined to a at the least t and to b at the largest."""
-    found = regions.replicates(of, ends, parts, key, budget=BUDGET, points=seeds, only=pair)
+    found = confined.replicates(of, ends, parts, key, budget=BUDGET, points=seeds, only=pair)
     rows = []
     for end, a in enumerate(pair):
         table(found, parts, a)

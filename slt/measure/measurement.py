@@ -12,6 +12,7 @@ import numpy as np
 from slt.estimators.free_energy import agree, over_runs
 from slt.measure import nested, regions, target
 from slt.measure import routes as by
+from slt.measure import seeds as seeds_of
 from slt.measure.evidence import Budget, Draws
 from slt.measure.regions import PhaseReport
 from slt.measure.target import Target
@@ -125,8 +126,8 @@ class Measurement:
         """`found` from the draws: where a route did not find a seed's region at its weight, its part from the seed."""
         draws, seeds = self.draws, None
         if self.points:
-            seeds = by.about(self.of, self.points, self.asked)
-            self.basins = by.seeded(
+            seeds = seeds_of.about(self.of, self.points, self.asked)
+            self.basins = seeds_of.seeded(
                 self.of, seeds, self.asked, self.seed_key, runs=self.budget.runs, particles=self.budget.particles
             )
         for name, table in draws.tables.items():
@@ -148,13 +149,13 @@ class Measurement:
                 shares = self._ladder_shares(seeds, draws.ladders)
                 self._add_seeds(name, lambda out, e=self.raw[name]: _outside(e, out), shares)
 
-    def _smc_shares(self, seeds: by.Seeds) -> np.ndarray:
+    def _smc_shares(self, seeds: seeds_of.Seeds) -> np.ndarray:
         """Of each run's particles [run, t, seed], the share in each seed's region; the others do so of their draws."""
         places = [each.labels for each in self.draws.smc_runs if each.labels is not None]
         labels = [seeds.member(i, np.stack([w[i] for w in places])) for i in range(self.asked.size)]
         return np.stack([_inside(each, seeds.count) for each in labels], axis=1)
 
-    def _nested_shares(self, seeds: by.Seeds) -> np.ndarray:
+    def _nested_shares(self, seeds: seeds_of.Seeds) -> np.ndarray:
         shares = np.empty((len(self.draws.nests), self.asked.size, seeds.count))
         for r, run in enumerate(self.draws.nests):
             for i, t in enumerate(self.asked):
@@ -162,7 +163,7 @@ class Measurement:
                 shares[r, i] = [run.share(t, labels == j) for j in range(seeds.count)]
         return shares
 
-    def _ladder_shares(self, seeds: by.Seeds, found: by.Ladders) -> np.ndarray:
+    def _ladder_shares(self, seeds: seeds_of.Seeds, found: by.Ladders) -> np.ndarray:
         assert found.params is not None  # noqa: S101
         where = [int(np.argmin(np.abs(found.t - t))) for t in self.asked]
         labels = [seeds.member(i, found.params[found.ok][:, r]) for i, r in enumerate(where)]
@@ -186,7 +187,7 @@ class Measurement:
             others = rest(1 - shares[..., lost].sum(-1))
             part = Estimate(np.asarray(others.value)[i], np.asarray(others.stderr)[i])
             pieces = [Estimate(known[i, j], np.asarray(self.basins.stderr)[i, j]) for j in lost]
-            both = by.combined(part, *pieces)
+            both = seeds_of.combined(part, *pieces)
             value[i], error[i] = both.value, both.stderr
             for j in lost[seen[i, lost] < 0.1 * np.minimum(weight[i, lost], 1.0)]:
                 never.setdefault(int(j), []).append(f"{self.asked[i]:.4g}")

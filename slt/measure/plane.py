@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 from scipy import special
 
 from slt.estimators.profile import smoothed
-from slt.measure import regions, target
+from slt.measure import confined, target
 from slt.measure.axis import RANGE, Axis
 from slt.measure.barrier import Order
+from slt.measure.confined import SHOWN
 from slt.measure.crossings import at, places_of, squares, table
 from slt.measure.evidence import Budget
-from slt.measure.regions import SHOWN
 from slt.measure.target import Target
 from slt.phases import Phases
 from slt.posterior import Posterior
@@ -186,7 +186,7 @@ class Plane:
     def _sample(self, h: float) -> Column:
         """Runs of every phase at h, kept."""
         of, t, key = at(self.of, self.axis.cell(h)), np.exp(self.log_t), jax.random.fold_in(self.key, len(self.columns))
-        found = regions.replicates(of, t, self.parts, key, budget=self.budget, points=self.seeds)
+        found = confined.replicates(of, t, self.parts, key, budget=self.budget, points=self.seeds)
         for a in self.pair:
             table(found, self.parts, a)
         if not self.columns:

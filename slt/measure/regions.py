@@ -1,15 +1,13 @@
 """Free energies of phases, F_a(t) = -log int_{W_a} exp(-t K) prior, absolute and comparable, also of rare phases.
 
-Where the prior itself meets a phase, SMC starts from the prior cut down to it, anchored at its prior mass (a count of
-draws, with its binomial error), and is confined to it by refusal. Where it does not, SMC starts from a Gaussian about a
-seed, whose normaliser is known, and no prior mass is needed. Where ladders mix, their occupancy gives the same number,
-F - log mass_a, and stands beside.
+From SMC that is confined to each phase (`slt.measure.confined`). Where ladders mix, their occupancy gives the same
+number, F - log mass_a, and stands beside; so does the local free energy, Laplace's.
 """
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +17,13 @@ from jaxtyping import Array, Bool, Float
 
 from slt.estimators.free_energy import over_runs
 from slt.measure import routes as by
-from slt.measure import smc, target
+from slt.measure import target
+from slt.measure.confined import SHOWN, Replicates, known, labels_of, replicates
 from slt.measure.evidence import Budget
 from slt.measure.target import Target
 from slt.phases import Phases
 from slt.posterior import Posterior
-from slt.typing import Estimate, InputError, Key
-
-MOST_DRAWS = 2**20
-BLOCK = 8192
-ENOUGH = 512  # hits of a phase below which a seed is the better start
-SHOWN = 64  # draws a run whose descents tell whether a phase's posterior is interior
+from slt.typing import Estimate, Key
 
 
 @dataclass(frozen=True)
@@ -60,40 +54,6 @@ class PhaseReport:
     verdict: tuple[str, ...]
 
 
-def known(of: Target, phases: Any) -> Phases:
-    """The partition meant by `phases`: itself, or the model's own where it is True."""
-    if phases is True:
-        truth = of.model.truth()
-        if truth is None or truth.phases is None:
-            raise InputError("phases", True, "the model knows no partition: give an slt.Phases")
-        return truth.phases
-    if not isinstance(phases, Phases):
-        raise InputError("phases", phases, "give an slt.Phases, or True for the model's own")
-    return phases
-
-
-@functools.partial(jax.jit, static_argnames=("phases",))
-def _labels(posterior: Posterior, w: Array, phases: Phases) -> Array:
-    return jax.lax.map(lambda x: jnp.asarray(phases.label(target.unravel(posterior, x))), w, batch_size=256)
-
-
-def _prior_hits(of: Target, phases: Phases, key: Key, want: int) -> tuple[list[np.ndarray], np.ndarray, int]:
-    """Draws from the prior by phase, at most `want` kept of each; how many there were; of how many draws."""
-    count = len(phases.names)
-    kept: list[list[np.ndarray]] = [[] for _ in range(count)]
-    hits, draws = np.zeros(count, np.int64), 0
-    most = max(BLOCK, min(MOST_DRAWS, 2**27 // of.dim))
-    while draws < most and (draws < most // 8 or (hits < want).any()):
-        w = np.asarray(target.prior_draws(of.posterior, jax.random.fold_in(key, draws), BLOCK))
-        labels = np.asarray(_labels(of.posterior, jnp.asarray(w), phases))
-        for a in range(count):
-            if hits[a] < want:
-                kept[a].append(w[labels == a])
-            hits[a] += int((labels == a).sum())
-        draws += BLOCK
-    return [np.concatenate(each)[:want] for each in kept], hits, draws
-
-
 @functools.partial(jax.jit, static_argnames=("steps",))
 def _descend(posterior: Posterior, w: Array, steps: int = 80) -> Array:
     """Where L-BFGS on K from each w [i, d] ends, inside the prior's box."""
@@ -118,76 +78,6 @@ def _descend(posterior: Posterior, w: Array, steps: int = 80) -> Array:
     return jax.vmap(one)(w)
 
 
-class Replicates(NamedTuple):
-    """What F of the phases rests on. Of each phase: tables, log of its mass in each run [run, t] (None: not measured);
-    shown, some draws [t, i, d]; start, "prior", "seed" or "none"; anchor, the relative error of the prior mass that all
-    its runs share. prior_mass [P] and `draws`, their number; seeds and their labels: known points, the model's too.
-    """
-
-    tables: list[np.ndarray | None]
-    shown: list[np.ndarray | None]
-    start: tuple[str, ...]
-    anchor: np.ndarray
-    prior_mass: Estimate
-    draws: int
-    seeds: list[Any]
-    labels: list[int]
-
-
-def replicates(
-    of: Target,
-    asked: np.ndarray,
-    phases: Phases,
-    key: Key,
-    *,
-    budget: Budget,
-    points: Sequence[Any] = (),
-    only: Sequence[int] | None = None,
-) -> Replicates:
-    """Independent runs of SMC confined to each phase (of `only`), through the values `asked`; else as `measure`."""
-    count, runs, number = len(phases.names), budget.runs, budget.particles
-    hit_key, prior_key, seed_key = jax.random.split(key, 3)
-    drawn, hits, draws = _prior_hits(of, phases, hit_key, runs * number)
-    mass = hits / draws
-    prior_mass = Estimate(mass, np.sqrt(mass * (1 - mass) / draws))
-    truth = of.model.truth()
-    basins = [] if truth is None else [basin.params for basin in truth.basins]
-    seeds = [*points, *basins]
-    labels = [int(phases.label(jax.tree.map(jnp.asarray, seed))) for seed in seeds]
-
-    tables: list[np.ndarray | None] = [None] * count  # log of the mass of the phase [run, t]
-    shown: list[np.ndarray | None] = [None] * count  # some draws [t, i, d]
-    start = ["none"] * count
-    wanted = range(count) if only is None else only
-    here = [a for a in wanted if hits[a] >= ENOUGH]
-    if here:
-        w = np.stack([_portions(drawn[a], runs, number) for a in here]).reshape(len(here) * runs, number, -1)
-        which = jnp.asarray(np.repeat(here, runs), jnp.int32)
-        path = smc.Path(of.posterior, None, which, phases)
-        watch = lambda run, at, w: np.asarray(w[:SHOWN])  # noqa: E731
-        found = smc.run(path, asked, prior_key, runs=len(which), particles=number, start=jnp.asarray(w), watch=watch)
-        for i, a in enumerate(here):
-            own = [each for each in found[i * runs : (i + 1) * runs] if each.ended]
-            tables[a] = np.array([each.log_z[each.at] for each in own]) + np.log(mass[a])
-            shown[a] = np.concatenate([each.labels for each in own if each.labels is not None], axis=1)
-            start[a] = "prior"
-    rare = [j for j, label in enumerate(labels) if label in wanted and label not in here]
-    if rare:
-        about = by.about(of, [seeds[j] for j in rare], asked)
-        own_labels = [labels[j] for j in rare]
-        log_z, places = by.seeded_runs(
-            of, about, asked, seed_key, runs=runs, particles=number, phases=phases, labels=own_labels, shown=SHOWN
-        )
-        for a in sorted(set(own_labels)):
-            mine = [i for i, label in enumerate(own_labels) if label == a]
-            total = over_runs(log_z[:, :, mine]).value  # several seeds of one phase: the one that finds most
-            chosen = mine[int(np.argmin(np.asarray(total)[-1]))]
-            tables[a], shown[a], start[a] = log_z[:, :, chosen], places[:, chosen], "seed"
-    with np.errstate(divide="ignore", invalid="ignore"):
-        anchor = np.where([each == "prior" for each in start], prior_mass.stderr / mass, 0.0)
-    return Replicates(tables, shown, tuple(start), anchor, prior_mass, draws, seeds, labels)
-
-
 def measure(
     of: Target,
     asked: np.ndarray,
@@ -208,13 +98,6 @@ def measure(
     phases = known(of, phases)
     found = replicates(of, asked, phases, key, points=points, budget=budget)
     return report(of, asked, phases, found, ladders, best)
-
-
-def _portions(drawn: np.ndarray, runs: int, number: int) -> np.ndarray:
-    """Each run's own share of the draws, repeated as often as it takes: [run, N, d]."""
-    share = len(drawn) // runs
-    index = np.arange(number) % share
-    return np.stack([drawn[r * share : (r + 1) * share][index] for r in range(runs)])
 
 
 def report(
@@ -273,7 +156,7 @@ def descended(
     """Where descents from some draws of phase a end, and which of them end in it."""
     some = places[:, :: max(1, places.shape[1] // SHOWN)]
     ends = _descend(of.posterior, jnp.asarray(some.reshape(-1, of.dim)))
-    return np.asarray(ends), np.asarray(_labels(of.posterior, ends, phases)).reshape(len(places), -1) == a
+    return np.asarray(ends), np.asarray(labels_of(of.posterior, ends, phases)).reshape(len(places), -1) == a
 
 
 def _shares(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +181,7 @@ def _laplace(of: Target, asked: np.ndarray, minima: np.ndarray, phases: Phases, 
         return blank, False
     tried = np.concatenate([minima[:SHOWN], minima[-SHOWN:]])
     ends = np.concatenate([np.asarray(_descend(of.posterior, jnp.asarray(tried), steps=200)), tried])
-    ends = ends[np.asarray(_labels(of.posterior, jnp.asarray(ends), phases)) == label]
+    ends = ends[np.asarray(labels_of(of.posterior, jnp.asarray(ends), phases)) == label]
     if not len(ends):
         return blank, False
     log_prior, delta = (np.asarray(each, np.float64) for each in _both(of.posterior, jnp.asarray(ends)))

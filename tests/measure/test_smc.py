@@ -8,8 +8,10 @@ import truth
 from stats import Estimate, assert_close
 
 from slt.estimators.free_energy import over_runs
-from slt.measure import crossings, nested, regions, routes, smc, target
+from slt.measure import confined, crossings, nested, routes, smc, target
+from slt.measure import seeds as seeds_of
 from slt.measure.evidence import Budget
+from slt.measure.paths import Path
 from slt.models import normal_crossing, sums_of_squares, two_basins
 from slt.phases import by_threshold
 from slt.theory import exact
@@ -25,7 +27,7 @@ def logs(runs):
 def test_both_estimates_from_the_particles():
     """The product of increments and persistent sampling, on a box with reflecting walls."""
     of = target.make(normal_crossing.make((1, 1)))
-    runs = smc.run(smc.Path(of.posterior), T, jax.random.key(1), runs=16, particles=256)
+    runs = smc.run(Path(of.posterior), T, jax.random.key(1), runs=16, particles=256)
     assert all(each.ended and each.s[each.at] == pytest.approx(T) for each in runs)
     known = [truth.normal_crossing(t, 2)[0] for t in T]
     for table in (logs(runs), np.array([smc.persistent(each) for each in runs])):
@@ -41,8 +43,8 @@ def test_both_estimates_from_the_particles():
 def test_seeded_path_gives_the_mass_near_a_seed():
     """All of a Gaussian posterior lies in its seed's ellipsoid; one far off carries next to nothing."""
     of = target.make(sums_of_squares.make(3))
-    seeds = routes.about(of, [jnp.zeros(3), jnp.full(3, 2.0)], T)
-    found = routes.seeded(of, seeds, T, jax.random.key(2), runs=8, particles=128)
+    seeds = seeds_of.about(of, [jnp.zeros(3), jnp.full(3, 2.0)], T)
+    found = seeds_of.seeded(of, seeds, T, jax.random.key(2), runs=8, particles=128)
     exact = truth.sum_of_squares(T, 3)[0]
     assert_close(Estimate(found.value[:, 0], np.maximum(found.stderr[:, 0], 1e-4)), exact, max_stderr=0.01)
     assert (np.exp(exact[1:] - found.value[1:, 1]) < 1e-6).all()
@@ -68,7 +70,7 @@ def test_a_confined_path_stays_inside():
     draws = jnp.asarray(np.random.default_rng(0).standard_normal((100_000, 2)), of.posterior.beta.dtype)
     start = draws[draws[:, 0] >= 0.5][: 8 * 512].reshape(8, 512, 2)
     seen = []
-    path = smc.Path(of.posterior, None, jnp.ones(8, jnp.int32), side)
+    path = Path(of.posterior, None, jnp.ones(8, jnp.int32), side)
 
     def look(run, at, w):
         seen.append(np.asarray(w)[:, 0].min())
@@ -98,8 +100,8 @@ def test_few_particles_leave_no_bias_that_runs_would_not_average_away():
     times, number = np.array([10.0, 50.0, 150.0, 294.138961658]), 128
     model = two_basins.make()
     of = target.make(model)
-    phases = regions.known(of, True)
-    found = regions.replicates(of, times, phases, jax.random.key(1), budget=Budget(runs=1024, particles=number))
+    phases = confined.known(of, True)
+    found = confined.replicates(of, times, phases, jax.random.key(1), budget=Budget(runs=1024, particles=number))
     known = exact.two_basins(times)
     share = (exact.TWO_BASINS_BOUNDARY + 2) / 4
     for a, (value, mass) in enumerate(((known.free_energy_u, share), (known.free_energy_v, 1 - share))):

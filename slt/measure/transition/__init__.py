@@ -1,6 +1,6 @@
 """slt.transition: where the posterior changes from one phase to another, measured, with an interval and its kind.
 
-Each phase's free energy comes from independent runs of SMC confined to it (`slt.measure.regions`), absolute, so that
+Each phase's free energy comes from independent runs of SMC confined to it (`slt.measure.confined`), absolute, so that
 nothing has to cross the barrier between the phases. A first pass over the values asked for finds where F_a - F_b
 changes its sign; on a potential a second pass close about each crossing then measures it as exactly as asked, on data
 the grid is refined between the points where the mean over data sets changes its sign. Along a control its values are
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from slt.measure import regions, target
+from slt.measure import confined, target
 from slt.measure.axis import along
 from slt.measure.barrier import Order
 from slt.measure.crossings import anchor, columns, difference, jackknife, partition, table
@@ -124,14 +124,14 @@ def repeated(
     key = target.own_key(of, jax.random.key(0) if key is None else key)
     budget = Budget(runs=repetitions * runs, particles=particles)
     found = [
-        regions.replicates(own, asked, parts, key, budget=budget, points=seeds, only=pair)
+        confined.replicates(own, asked, parts, key, budget=budget, points=seeds, only=pair)
         for own, asked in columns(of, axis, axis.grid)
     ]
     tables = [
         np.concatenate([table(each, parts, a).reshape(repetitions, runs, -1) for each in found], axis=-1) for a in pair
     ]
     mass, start = np.asarray(found[0].prior_mass.value), found[0].start
-    ordinary = regions.MOST_DRAWS // 8  # draws that one measurement counts
+    ordinary = confined.MOST_DRAWS // 8  # draws that one measurement counts
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     share = np.append(mass, max(0.0, 1 - mass.sum()))
     counts = rng.multinomial(ordinary, share / share.sum(), size=repetitions)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from slt.cells import data_words
 from slt.engine.program import draw_data
-from slt.measure import crossings, regions
+from slt.measure import confined, crossings
 from slt.measure.axis import Axis
 from slt.measure.crossings import between_signs, heights_of, jackknife, known_form, table, verdict
 from slt.measure.evidence import Budget
@@ -105,7 +105,7 @@ class OnData:
         cell, own = self.axis.cell(x), self._target(k, x)
         t = cell.n * cell.beta
         key = jax.random.fold_in(jax.random.fold_in(self.key, k), cell.n)
-        found = regions.replicates(
+        found = confined.replicates(
             own, np.array([t]), self.parts, key, budget=self.budget, points=self.seeds, only=self.pair
         )
         curves = {a: jackknife(table(found, self.parts, a))[:, 0] + t * own.offset for a in self.pair}

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from slt.estimators.free_energy import over_runs
-from slt.measure import regions, target
+from slt.measure import confined, regions, target
 from slt.measure.axis import Axis
 from slt.measure.barrier import barrier
+from slt.measure.confined import Replicates
 from slt.measure.crossings import (
     affirmed,
     anchor,
@@ -25,7 +26,7 @@ from slt.measure.crossings import (
     verdict,
 )
 from slt.measure.evidence import Budget
-from slt.measure.regions import PhaseReport, Replicates
+from slt.measure.regions import PhaseReport
 from slt.measure.target import Target
 from slt.measure.transition.result import Asks, Transition, backward, first
 from slt.phases import Phases
@@ -99,7 +100,7 @@ class Potential:
         key, rounds = jax.random.fold_in(self.key, number), []
         for of, t in columns(self.of, self.axis, x):
             rounds.append(
-                regions.replicates(of, t, self.parts, key, budget=self.budget, points=self.seeds, only=self.pair)
+                confined.replicates(of, t, self.parts, key, budget=self.budget, points=self.seeds, only=self.pair)
             )
             for a in self.pair:
                 table(rounds[-1], self.parts, a)
