@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from slt.engine import Job
+from slt.engine.program import ONCE
 from slt.posterior import Posterior
 from slt.results.layout import Layout
 from slt.typing import Params
@@ -62,7 +63,7 @@ def quench(job: Job, points: Mapping[str, Params], *, steps: int = 300) -> dict[
     return found
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2, compiler_options=ONCE)
 def _quench(posteriors: Posterior, point: Params, steps: int) -> tuple[Float[Array, " cells"], Params]:
     def one(posterior: Posterior) -> tuple[Array, Params]:
         solver = optax.lbfgs(memory_size=10)

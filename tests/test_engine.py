@@ -99,12 +99,17 @@ def test_padding_does_not_count():
     np.testing.assert_array_equal(a.traces["delta"], b.traces["delta"])
 
 
-def test_buckets_pad_by_less_than_two():
-    layout = plan(SAMPLER, grid(Location(), n=[1, 2, 3, 5, 64, 65, 100, 128, 1000]))
-    for bucket in layout.buckets:
-        for (row,) in bucket.rows:
-            assert bucket.size < 2 * layout.cells[row].n
-    assert sorted(row for bucket in layout.buckets for (row,) in bucket.rows) == list(range(9))
+@pytest.mark.parametrize("n", [[1, 2, 3, 5, 64, 65, 100, 128, 1000], [30, 60, 120, 250, 500, 1000, 2000, 3000], [7]])
+def test_buckets_pad_by_less_than_two_and_small_n_share_one(n):
+    layout = plan(SAMPLER, grid(Location(), n=n))
+    powers = [2 ** int(np.ceil(np.log2(size))) for size in n]
+    padded = {row: bucket.size for bucket in layout.buckets for (row,) in bucket.rows}
+    assert sorted(padded) == list(range(len(n)))
+    assert sum(padded.values()) <= 9 / 8 * sum(powers)
+    shared = min(padded.values())
+    for row, size in padded.items():
+        assert size == max(powers[row], shared)
+    assert len(layout.buckets) <= len(set(powers)) - (len(n) > 1)
 
 
 def test_one_compile_a_bucket_and_none_for_a_changed_value():

@@ -91,15 +91,21 @@ class Plan(NamedTuple):
     coupled: str | None
 
 
+PADDING = 1 / 8
+"""Share of a grid's samples by which padding may grow so that small n share a program."""
+
+
 def plan(sampler: Sampler, cells: Sequence[Cell]) -> Plan:
-    """Cells grouped into buckets: n padded to a power of two; ladders of a coupled sampler whole, extra rungs last."""
+    """Cells grouped into buckets: n padded as `_sizes` says; ladders of a coupled sampler whole, extra rungs last."""
     if not cells:
         raise InputError("grid", [], "is empty: give at least one value on every axis")
     axis = sampler.coupled
     if axis is None:
-        sizes = sorted({_padded(cell.n) for cell in cells})
-        rows = {size: tuple((i,) for i, cell in enumerate(cells) if _padded(cell.n) == size) for size in sizes}
-        return Plan(tuple(cells), len(cells), tuple(Bucket(size, rows[size]) for size in sizes), None)
+        rows: dict[int, list[tuple[int, ...]]] = {}
+        for i, size in enumerate(_sizes([cell.n for cell in cells])):
+            rows.setdefault(size, []).append((i,))
+        buckets = tuple(Bucket(size, tuple(rows[size])) for size in sorted(rows))
+        return Plan(tuple(cells), len(cells), buckets, None)
     return _plan_ladders(sampler, tuple(cells), axis)
 
 
@@ -143,3 +149,14 @@ def group_coords(cell: Cell, axis: str) -> dict[str, float]:
 
 def _padded(n: int) -> int:
     return 1 << (n - 1).bit_length()
+
+
+def _sizes(ns: Sequence[int]) -> list[int]:
+    """What each n is padded to: a power of two; small ones to one they share, where all grow by at most PADDING.
+
+    A program takes seconds to compile, and the cells of small n hardly any time to sample.
+    """
+    sizes = [_padded(n) for n in ns]
+    room = PADDING * sum(sizes)
+    least = max(low for low in set(sizes) if sum(max(0, low - size) for size in sizes) <= room)
+    return [max(size, least) for size in sizes]
