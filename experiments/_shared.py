@@ -15,7 +15,7 @@ from slt.config import RunConfig, instantiate, plain
 from slt.model import Model
 from slt.plots.draw import average
 from slt.transitions import crossing, masses
-from slt.transitions.crossing import Crossing, Difference
+from slt.transitions.crossing import Crossing
 from slt.typing import InputError, Quantity, nearest
 
 
@@ -65,43 +65,6 @@ def labels(data: xr.Dataset, x: str) -> tuple[Int[np.ndarray, "... ladder draw"]
     return found.transpose(*order, found.ndim - 2, found.ndim - 1), others
 
 
-def odds(x: Any, found: Int[np.ndarray, "x ladder draw"], low: Sequence[int], high: Sequence[int]) -> Difference:
-    """D = F_low - F_high = log(draws in `high`/draws in `low`) of all ladders together, where both were seen.
-
-    Ladders and stretches of them (`masses.replicates`) tell the error, linearised in the share of each. InputError
-    where fewer than two x have draws in both.
-    """
-    inside = np.stack([np.isin(found, phases) for phases in (low, high)])  # [2, x, ladder, draw]
-    pooled = inside.mean((-2, -1))
-    seen = (pooled > 0).all(0)
-    if seen.sum() < 2:
-        raise InputError("phases", (list(low), list(high)), "hardly any draw lies in one of the two: nothing crosses")
-    low_share, high_share = masses.stretches(inside[:, seen]) / pooled[:, seen, None, None]
-    away = masses.replicates(high_share - low_share)
-    count = away.shape[1]
-    covariance = away @ away.T / (count * max(count - 1, 1))
-    value = np.log(pooled[1, seen] / pooled[0, seen])
-    return crossing.estimated(np.asarray(x, float)[seen], value, covariance=covariance, dof=max(count - 1, 1))
-
-
-def odds_over_data(
-    x: Any, found: Int[np.ndarray, "data x ladder draw"], low: Sequence[int], high: Sequence[int]
-) -> Difference:
-    """D averaged over data sets, whose spread is its error. A share that no draw shows counts as half a draw.
-
-    So D of one data set is cut off at some log(draws): where nearly all data sets are certain its mean is too small,
-    but its sign, and so the crossing, are kept.
-    """
-    size = found.shape[-2] * found.shape[-1]
-    a, b = (np.log(np.isin(found, phases).sum((-2, -1)) + 0.5) - np.log(size + 1) for phases in (low, high))
-    return crossing.difference(x, -a[:, None], -b[:, None], paired=True)
-
-
-def critical(of: Difference | None) -> Crossing | None:
-    """The crossing from the first phase to the second, None where there is none or are several."""
-    return None if of is None else crossing.crossings(of).only(upward=True)
-
-
 def quantity(found: Crossing | None, **coords: list) -> Quantity:
     """A crossing as a number of the summary, with its 90 per cent interval; NaN where there is none."""
     if found is None:
@@ -148,11 +111,9 @@ def shades(count: int) -> list[str]:
 def between(
     x: Any, sets: Int[np.ndarray, "data x ladder draw"], low: Sequence[int], high: Sequence[int]
 ) -> Crossing | None:
-    """The crossing from phases `low` to `high`: averaged over data sets, or of one posterior from all its ladders."""
-    try:
-        return critical(odds(x, sets[0], low, high) if len(sets) == 1 else odds_over_data(x, sets, low, high))
-    except InputError:  # too few draws, or too narrow a grid, to have seen both
-        return None
+    """The crossing from phases `low` to `high` by the shares of ladders; None where there is none or are several."""
+    of = masses.difference_of(x, sets, low, high)
+    return None if of is None else crossing.crossings(of).only(upward=True)
 
 
 def along(table: xr.Dataset, *keep: str) -> xr.Dataset:

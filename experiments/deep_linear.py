@@ -132,10 +132,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
     count = len(fn.target.singular_values)
     for rank in range(count):
         low, high = list(range(rank + 1)), list(range(rank + 1, count + 1))
-        try:
-            crossing = _shared.critical(_shared.odds(data["t"].values, seen, low, high))
-        except InputError:  # hardly a draw on one side
-            crossing = None
+        crossing = _shared.between(data["t"].values, seen[None], low, high)
         found[f"critical_t[{rank}->{rank + 1}]"] = _shared.quantity(crossing)
     times = mode_times(run)
     found["mode_t"] = Quantity(times, np.full(count, np.nan), {"mode": list(range(1, count + 1))})

@@ -72,14 +72,8 @@ def _crossings(run: Any) -> tuple[list[Crossing | None], list[Crossing | None]]:
         return [], []
     found, h, t = _labels(data), data["h"].values, data["t"].values
 
-    def at(x: np.ndarray, labels: np.ndarray, low: int, high: int) -> Crossing | None:
-        try:
-            return shared.critical(shared.odds(x, labels, [low], [high]))
-        except InputError:
-            return None
-
-    along_t = [at(t, one, ORIGIN, OUTER) for one in found]
-    return along_t, [at(h, found[:, i], OUTER, ORIGIN) for i in range(len(t))]
+    along_t = [shared.between(t, one[None], [ORIGIN], [OUTER]) for one in found]
+    return along_t, [shared.between(h, found[None, :, i], [OUTER], [ORIGIN]) for i in range(len(t))]
 
 
 def summarise(run: Any) -> dict[str, Quantity]:

@@ -15,6 +15,7 @@ from slt import plots
 from slt.model import Potential
 from slt.models.sums_of_squares import Levels
 from slt.plots import draw
+from slt.transitions import masses
 from slt.typing import InputError, Quantity
 
 from . import _shared
@@ -65,10 +66,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
     numbers: dict[str, Quantity] = {}
     for a, b in steps(fn):
         name = f"[{fn.squares[a]}->{fn.squares[b]}]"
-        try:
-            seen = _shared.critical(_shared.odds(data["t"].values, found, [a], [b]))
-        except InputError:  # a run too short, or a grid too narrow, to have seen both
-            seen = None
+        seen = _shared.between(data["t"].values, found[None], [a], [b])
         numbers[f"critical_t{name}"] = _shared.quantity(seen)
         numbers[f"critical_t_exact{name}"] = _shared.known(last_crossing(fn.free_energies, a, b))
         numbers[f"critical_t_leading{name}"] = _shared.known(last_crossing(lambda t: leading(fn, t), a, b))
@@ -157,11 +155,9 @@ exact (lines), to leading order (dashed), and by replica exchange; they are as l
         label = f"{names[a]}" + r"$\to$" + f"{names[b]}"
         right.plot(fine, exact[a] - exact[b], color=style.colour, label=f"{label}: exact")
         right.plot(fine, rough[a] - rough[b], color=style.colour, ls=(0, (4, 2)), lw=0.8, label=f"{label}: leading")
-        try:
-            seen = _shared.odds(t, found, [a], [b])
-        except InputError:
-            continue
-        draw.curve(right, seen.x, seen.value, seen.stderr, style, ls="none")
+        seen = masses.difference_of(t, found[None], [a], [b])
+        if seen is not None:
+            draw.curve(right, seen.x, seen.value, seen.stderr, style, ls="none")
     right.axhline(0, color="0.4", lw=0.6)
     right.set(ylabel=r"$F_a - F_b$ (nats)", ylim=(-4, 8))
     figure.legend(*right.get_legend_handles_labels(), ncols=2 * (len(names) - 1), loc="outside upper center")

@@ -159,7 +159,8 @@ class Draws:
         """critical_t[a->b] (t the axis of the ladders) with 90 per cent intervals, at every point of the other axes.
 
         Averaged over data sets where there are several. NaN where there is no such crossing, or more than one: then
-        crossings[a->b] counts them. Ladders that broke anywhere on the axis do not count.
+        crossings[a->b] counts them. Beside each, drift[a->b]: what F_a - F_b changes about it from the first half of
+        the draws to the second (`masses.drift`). Ladders that broke anywhere on the axis do not count.
         """
         axis, names = str(self.data.attrs["coupled"]), self.names
         x = self.data["beta_value" if axis == "beta" else axis]
@@ -181,14 +182,16 @@ class Draws:
                 continue
             own = labels[index][:, rising][:, :, use]
             for (a, b), several in masses.critical(x.values[rising], own, len(names)).items():
-                table = tables.setdefault(f"[{names[a]}->{names[b]}]", np.full((*shape, 5), np.nan))
+                table = tables.setdefault(f"[{names[a]}->{names[b]}]", np.full((*shape, 7), np.nan))
                 one = several[0]
                 table[(*index, 0)] = len(several)
                 if len(several) == 1:
-                    table[(*index, slice(1, 5))] = one.value, one.stderr, *one.interval
+                    moved = masses.drift(own, [a], [b])
+                    table[index][1:] = one.value, one.stderr, *one.interval, *moved
         found = {}
         for name, table in tables.items():
-            found[f"critical_{axis}{name}"] = Quantity(table[..., 1], table[..., 2], coords, table[..., 3:])
+            found[f"critical_{axis}{name}"] = Quantity(table[..., 1], table[..., 2], coords, table[..., 3:5])
+            found[f"drift{name}"] = Quantity(table[..., 5], table[..., 6], coords)
             if not (table[..., 0] == 1).all():
                 counts = np.nan_to_num(table[..., 0])
                 found[f"crossings{name}"] = Quantity(counts, np.full(counts.shape, np.nan), coords)

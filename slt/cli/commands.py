@@ -18,6 +18,7 @@ from slt.cli.sampling import BAD_INPUT, DONE, INCOMPLETE, INTERRUPTED, composed,
 from slt.config.nodes import nearest
 from slt.engine import room
 from slt.results.place import is_local
+from slt.results.words import drifting
 from slt.typing import TOO_LARGE, InputError, too_large
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ESTALE)
@@ -187,8 +188,8 @@ def _show(args: argparse.Namespace, messages: Console) -> int:
     for part, health in run.health.items():
         done = f"{health['draws']} of {health['planned']} draws, {health['chains']} chains, {health['broken']} broken"
         out.print(f"{part}: {done}{_convergence(run.quantities, part, list(run.health))}", markup=False, soft_wrap=True)
-        for chain in health["broken_chains"]:
-            out.print(f"  {chain['sentence']}", markup=False, soft_wrap=True)
+        for sentence in (*drifting(run.quantities, part), *(chain["sentence"] for chain in health["broken_chains"])):
+            out.print(f"  {sentence}", markup=False, soft_wrap=True)
     if not run.complete:
         out.print(f"incomplete: slt resume {run.path} makes the draws that are missing", markup=False)
     return DONE if run.complete else INCOMPLETE

@@ -22,7 +22,7 @@ from slt.typing import Params
 
 CHUNK = 128  # draws between two looks at the estimate
 SETTLE = 64  # draws in which the step size is found, before and again after the trajectory's length is
-TRY = 32  # draws of each trial of a trajectory's length
+TRY = 2048  # draws of all chains in each trial of a trajectory's length
 LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
 MIDDLE = 2
 GRADIENTS, STEPS = 1500, 8000
@@ -94,28 +94,13 @@ def adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, sec
     gradient = running.seconds / 3 / (sampler.leapfrogs + 2)  # seconds; where they are many, every stage is shorter
 
     def few(most: int, share: float) -> int:
-        return int(np.clip(share * seconds / (gradient * (sampler.leapfrogs + 2)), 16, most))
+        return int(np.clip(share * seconds / (gradient * (sampler.leapfrogs + 2)), 8, most))
 
     running.go(few(SETTLE, 0.1) - 4, sampler, adapt=True)
     sampler = _lengthened(running, sampler, seconds / 5, gradient)
     running.go(few(SETTLE, 0.1), sampler, adapt=True)
-    burn_in, parts, chunk = running.draws, list[dict[str, np.ndarray]](), few(CHUNK, 0.2)
-    while True:
-        before = time.perf_counter()
-        parts.append(running.go(chunk * 2 ** max(0, len(parts) - 1), sampler))  # each look doubles the draws
-        spent = time.perf_counter() - before
-        traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
-        traces = {name: values[:, :, values.shape[2] // 5 :] for name, values in traces.items()}
-        mean = diagnostics.mean(traces["delta"], ok=running.ok)
-        value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
-        if (
-            len(parts) > 1
-            and np.all(stderr <= error * np.maximum(np.abs(value), 0.5))
-            and not _moving(traces, running.ok)
-        ):
-            break
-        if running.seconds + 2 * spent > seconds or traces["delta"].size > 2**25:
-            break
+    burn_in = running.draws
+    traces, _, _ = _sampled(running, sampler, nbeta, few(CHUNK, 0.2), error, seconds)
     settings = {
         "sampler": "HMC",
         "step_size": float(np.median(traces["step_size"][..., -1])),
@@ -129,6 +114,30 @@ def adjusted(running: Chains, sampler: HMC, cells: list[Cell], error: float, sec
     return Drawn(running, traces, np.zeros((2, len(cells))), settings)
 
 
+def _sampled(
+    running: Chains, sampler: HMC | BAOAB, nbeta: np.ndarray, first: int, error: float, until: float
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Traces without their first fifth, and nbeta E[L - L*] with its standard error [cells].
+
+    `first` draws, then as many again as there are, until the error, relative to the value (to .5 where it is less), is
+    reached and the distance stands still; or `until` seconds of the chains' time are spent.
+    """
+    parts, ahead, begun = list[dict[str, np.ndarray]](), first, running.draws
+    while True:
+        before = running.seconds
+        parts.append(running.go(ahead, sampler))
+        each = max((running.seconds - before) / ahead, 1e-9)
+        traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
+        traces = {name: values[:, :, values.shape[2] // 5 :] for name, values in traces.items()}
+        mean = diagnostics.mean(traces["delta"], ok=running.ok)
+        value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
+        enough = np.all(stderr <= error * np.maximum(np.abs(value), 0.5)) and not _moving(traces, running.ok)
+        made = running.draws - begun
+        ahead = int(min(made, (until - running.seconds) / each))
+        if (enough and len(parts) > 1) or ahead < made // 8 + 1 or traces["delta"].size > 2**25:
+            return traces, value, stderr
+
+
 def _lengthened(running: Chains, sampler: HMC, seconds: float, gradient: float) -> HMC:
     """The sampler with trajectories of the length whose mean squared jump is largest for each gradient.
 
@@ -136,10 +145,13 @@ def _lengthened(running: Chains, sampler: HMC, seconds: float, gradient: float) 
     Soft directions make nearly all of the jump, and they are the ones that chains are slow in.
     """
     scores: dict[int, float] = {}
-    where, way, before = MIDDLE, 1, running.seconds
-    while 0 <= where < len(LEAPFROGS) and running.seconds - before < seconds:
+    where, way, until = MIDDLE, 1, running.seconds + seconds
+    most = int(np.clip(TRY / running.job.schedule.chains, 8, 32))
+    while 0 <= where < len(LEAPFROGS):
         length = LEAPFROGS[where]
-        draws = int(np.clip(0.5 * seconds / (gradient * (length + 2)), 4, TRY))
+        draws = int(np.clip(0.25 * seconds / (gradient * (length + 2)), 4, most))
+        if scores and running.seconds + draws * gradient * (length + 2) > until:
+            break
         seen = running.go(draws, dataclasses.replace(sampler, leapfrogs=length))
         jump = np.where(running.ok[..., None], seen["jump"], 0.0)[:, :, 1:].mean()
         scores[length] = float(jump) / (length + 2)
@@ -189,19 +201,8 @@ def unadjusted(
     burn_in = running.draws
     for number, step in enumerate((sampler.step_size, sampler.step_size / 2)):
         sampler = dataclasses.replace(sampler, step_size=step)
-        parts = list[dict[str, np.ndarray]]()
         until = running.seconds + seconds * (1 + number) / 3
-        while True:
-            parts.append(running.go(CHUNK * 2 ** max(0, len(parts) - 1), sampler))
-            traces = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
-            traces = {name: values[:, :, values.shape[2] // 4 :] for name, values in traces.items()}
-            mean = diagnostics.mean(traces["delta"], ok=running.ok)
-            value, stderr = nbeta * np.asarray(mean.value), nbeta * np.asarray(mean.stderr)
-            wanted = error * np.maximum(np.abs(value), 0.5) / (3 - number)
-            if np.all(stderr <= wanted) and not _moving(traces, running.ok):
-                break
-            if running.seconds > until or traces["delta"].size > 2**25:
-                break
+        traces, value, stderr = _sampled(running, sampler, nbeta, CHUNK, error / (3 - number), until)
         halves.append((value, stderr, traces))
     (whole, whole_error, _), (half, _, traces) = halves
     correction = np.stack([half - whole, np.hypot(whole_error, (half - whole) / 4)])

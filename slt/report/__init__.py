@@ -23,7 +23,7 @@ from slt.report import explorer, page, reproduce
 from slt.report.page import Html, details, table, tag
 from slt.report.parts import CRITICAL, Named, interval, sentence
 from slt.results import Run
-from slt.results.words import estimate, label, main_names, points
+from slt.results.words import drifting, estimate, label, main_names, points
 from slt.typing import InputError, Quantity
 
 MARK = "slt-report"
@@ -158,6 +158,7 @@ def _health(run: Run) -> Iterator[Html]:
             )
         if ess.size and ess.min() < ESS:
             notes.append(f"{part}: fewer than {ESS} effective draws of the loss somewhere: errors are rough there.")
+        notes += drifting(run.quantities, part)
     if not rows:
         return
     heads = ("part", "draws", "planned", "chains", "broken", "worst R-hat", "least ESS", "acceptance")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-INTERNAL = ("rhat", "ess", "acceptance", "swap", "round_trips", "dwell")
+INTERNAL = ("rhat", "ess", "acceptance", "swap", "round_trips", "dwell", "drift")
 """Quantities that tell how well a run went, left out of an overview unless they are asked for."""
 
 
@@ -54,6 +54,22 @@ def estimate(value: float, stderr: float) -> str:
 def label(value: Any) -> str:
     """A coordinate's value in words."""
     return f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
+
+
+def drifting(quantities: Mapping[str, Any], part: str) -> list[str]:
+    """Sentences on a part's crossings about which the shares of phases drift by more than 4 standard errors."""
+    found, prefix = [], "" if part == "main" else f"{part}."
+    for name, one in quantities.items():
+        if name.startswith(f"{prefix}drift["):
+            far = np.abs(one.value) > 4 * np.asarray(one.stderr, float)
+            where = name.removeprefix(f"{prefix}drift")
+            if far.any():
+                most = np.nanmax(np.abs(np.asarray(one.value, float))[far])
+                found.append(
+                    f"{part}: shares of phases at {where} drift by {most:.2g} nats from the first half of the draws to "
+                    "the second, over 4 standard errors: the burn-in is too short, the crossing not to be believed."
+                )
+    return found
 
 
 def main_names(names: Iterable[str]) -> list[str]:

@@ -50,14 +50,14 @@ def difference_of(
 
     Each data set's is the log of the ratio of its mean shares; ladders and stretches of them (`replicates`) enter by
     their influence on it, to first order. A phase that was met nowhere counts as half a draw. None where fewer than two
-    points are left.
+    points are left, or where one ladder of one data set is all there is, which tells nothing of its error.
     """
     x, labels = np.asarray(x, np.float64), np.asarray(labels)
     if labels.shape[1] != x.size or not labels.size:
         raise InputError("labels", labels.shape, f"give labels [data, x, ladder, draw] at the {x.size} values of x")
     inside = np.stack([np.isin(labels, list(each)) for each in (a, b)])  # [2, data, x, ladder, draw]
     some = inside.mean((1, 3, 4)).sum(0) >= LEAST
-    if some.sum() < 2:
+    if some.sum() < 2 or labels.shape[0] * labels.shape[2] < 2:
         return None
     inside = inside[:, :, some]
     mean = inside.mean((-2, -1)) + 0.5 / (labels.shape[2] * labels.shape[3])
@@ -65,6 +65,23 @@ def difference_of(
     value = np.log(mean[1] / mean[0])[..., None] + replicates(high - low)
     value = value.swapaxes(1, 2)
     return difference(x[some], value, np.zeros_like(value), paired=True)
+
+
+def drift(labels: Int[np.ndarray, "data x ladder draw"], a: Sequence[int], b: Sequence[int]) -> tuple[float, float]:
+    """How much F_a - F_b changes from the first half of the draws to the second, and its standard error: in nats.
+
+    To first order in the shares, averaged over x with weights p_a p_b/(p_a + p_b)^2, so that it is what happens about
+    the crossing that counts; ladders are what varies. Ladders that have forgotten where they started drift by some of
+    their errors: beyond 4 of them the burn-in is too short, and the crossing is where the start puts it.
+    """
+    labels = np.asarray(labels)
+    half = labels.shape[-1] // 2
+    inside = np.stack([np.isin(labels, list(each)) for each in (a, b)])  # [2, data, x, ladder, draw]
+    mean = inside.mean((-2, -1)) + 0.5 / (labels.shape[2] * labels.shape[3])
+    low, high = (inside[..., half:].mean(-1) - inside[..., :half].mean(-1)) / mean[..., None]
+    weight = (mean[0] * mean[1] / np.square(mean.sum(0)))[..., None]
+    change = (weight * (high - low)).sum(1) / weight.sum(1)  # [data, ladder]
+    return float(change.mean()), float(change.std(ddof=1) / np.sqrt(change.size)) if change.size > 1 else np.nan
 
 
 def critical(

@@ -5,9 +5,10 @@ import pytest
 import xarray as xr
 
 from slt import analysis
+from slt.results.words import drifting
 from slt.theory import exact
 from slt.transitions import masses
-from slt.typing import InputError
+from slt.typing import InputError, Quantity
 
 X = np.array([50.0, 100, 200, 250, 300, 400, 500, 1000])
 
@@ -63,6 +64,35 @@ def test_few_ladders_tell_their_error(rng, stay, spread):
     assert np.std(errors) / np.mean(errors) < spread  # of ladders alone, at once: .27
 
 
+def test_ladders_that_still_remember_their_start_are_seen_to_drift(rng):
+    """Of 300 stationary sweeps hardly one drifts by 4 errors (Student's 7 degrees: .005); of relaxing ones most do."""
+    v = exact.two_basins(X).mass_v
+    still, started = [], []
+    for _ in range(300):
+        labels = telegraph(rng, v, 0.98, 8, 2000)
+        still.append(masses.drift(labels, [0], [1]))
+        late = np.arange(2000) < rng.geometric(1 / 400, size=(1, X.size, 8, 1))  # in U until then
+        started.append(masses.drift(np.where(late, 0, labels), [0], [1]))
+    z, away = ([value / error for value, error in each] for each in (still, started))
+    assert abs(np.mean(z)) < 4 * np.std(z) / np.sqrt(300)
+    assert np.mean(np.abs(z) > 4) <= 0.02
+    assert np.mean(np.array(away) > 4) > 0.5
+    low, high = np.array(still)[:, 0].std() * np.array([0.85, 1.15])
+    assert low < np.sqrt(np.square(np.array(still)[:, 1]).mean()) < high
+
+
+def test_drift_is_told_in_words():
+    def told(value, name="population.drift[5->6]"):
+        return drifting({name: Quantity(np.array([0.1, value]), np.array([0.1, 0.2]), {"c": [5, 6]})}, "population")
+
+    (sentence,) = told(-0.9)
+    assert "[5->6]" in sentence
+    assert "0.9 nats" in sentence
+    assert not told(0.7)
+    assert not told(np.nan)
+    assert not told(-0.9, "drift[5->6]")  # another part's
+
+
 def test_shares_must_fit():
     with pytest.raises(InputError, match="data, x, ladder, draw"):
         masses.difference_of([1.0, 2.0], np.zeros((1, 4, 2, 2), int), [0], [1])
@@ -94,3 +124,4 @@ def test_runs_report_critical_values(rng):
     assert one.interval[0, 0] < one.value[0] < one.interval[0, 1]
     assert np.isnan(one.value[1])
     assert found["crossings[U->V]"].value.tolist() == [1, 0]
+    assert abs(found["drift[U->V]"].value[0]) < 4 * found["drift[U->V]"].stderr[0] < 2
