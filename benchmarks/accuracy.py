@@ -27,7 +27,7 @@ import slt
 from slt import observables
 from slt.engine import prepare
 from slt.measure.coefficient import Z90
-from slt.measure.llc import _cells
+from slt.measure.llc import temperatures
 from slt.measure.losses import chosen
 from slt.samplers import SGLD
 
@@ -40,7 +40,7 @@ def field_practice(target: Target, seed: int) -> tuple[float, float]:
     job = prepare(
         model,
         SGLD(step_size=0.5e-4),
-        _cells(model, n, "1/log n", target.t, target.gamma),
+        temperatures(model, n, "1/log n", target.t, target.gamma),
         {"delta": observables.trace(observables.loss)},
         slt.Schedule(draws=800, chains=4, burn_in=200),
         key=jax.random.key(seed),

@@ -271,7 +271,7 @@ def test_killed_and_resumed(finished: Finished, tmp_path: Path, capsys: pytest.C
     process.communicate()
     code, out, _ = call(capsys, "show", place)
     assert code == 3
-    assert "slt resume" in out
+    assert f"slt resume {place} --allow-import tiny_model" in " ".join(out.split())
     code, _, err = call(capsys, "resume", place)
     assert code == 2
     assert "--allow-import" in err

@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,11 @@ from slt.cli import catalogue, distributed, merge, phases, report, sampling, swe
 from slt.cli.machine import cache_folder
 from slt.cli.progress import duration, expected_seconds
 from slt.cli.sampling import BAD_INPUT, DONE, INCOMPLETE, INTERRUPTED, composed, draw, output
-from slt.config.nodes import nearest
+from slt.config import nodes
 from slt.engine import room
 from slt.results.place import is_local
 from slt.results.words import drifting
-from slt.typing import TOO_LARGE, InputError, too_large
+from slt.typing import TOO_LARGE, InputError, nearest, too_large
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ESTALE)
 """What a disk refuses with: the run ends with a sentence, and can be gone on with."""
@@ -47,7 +48,7 @@ def call(args: argparse.Namespace) -> int:
         said = str(error).partition("\n")[0] or type(error).__name__
         cure = f"{SMALLER}; of a run, what was committed is kept: slt resume goes on where it has room"
         messages.print(f"slt {args.command}: {said}: {cure}", markup=False, soft_wrap=True)
-        return INCOMPLETE
+        return INCOMPLETE if args.command in ("run", "resume", "extend", "sweep") else BAD_INPUT
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -191,7 +192,9 @@ def _show(args: argparse.Namespace, messages: Console) -> int:
         for sentence in (*drifting(run.quantities, part), *(chain["sentence"] for chain in health["broken_chains"])):
             out.print(f"  {sentence}", markup=False, soft_wrap=True)
     if not run.complete:
-        out.print(f"incomplete: slt resume {run.path} makes the draws that are missing", markup=False)
+        modules = dict.fromkeys(str(target).split(".")[0] for _, target in nodes.foreign(run.config))
+        again = shlex.join(["slt", "resume", str(run.path), *sampling.hint(list(modules))])
+        out.print(f"incomplete: {again} makes the draws that are missing", markup=False, soft_wrap=True)
     return DONE if run.complete else INCOMPLETE
 
 

@@ -67,15 +67,15 @@ def run(args: argparse.Namespace, messages: Console) -> int:
     folder = config.own_folder(args.name)
     allow = [] if folder is None else [_shown(folder)]
     if args.preemptible and runs.holds(place, made):
-        elsewhere = _supervised(args, messages, place, _hint(allow))
+        elsewhere = _supervised(args, messages, place, hint(allow))
         if elsewhere is not None:
             return elsewhere
 
         def go(watching: runs.Watching) -> Run:
             return runs.resume(place, allow_import=allow, watching=watching, devices=args.devices)
 
-        return _sampled(args, messages, place, _hint(allow), go)
-    elsewhere = _supervised(args, messages, place, _hint(allow), lambda: runs.free_place(made, place, fresh=args.fresh))
+        return _sampled(args, messages, place, hint(allow), go)
+    elsewhere = _supervised(args, messages, place, hint(allow), lambda: runs.free_place(made, place, fresh=args.fresh))
     if elsewhere is not None:
         return elsewhere
     place = runs.free_place(made, place, fresh=args.fresh)
@@ -83,33 +83,33 @@ def run(args: argparse.Namespace, messages: Console) -> int:
     def begin(watching: runs.Watching) -> Run:
         return runs.begin(made, place, watching, devices=args.devices)
 
-    return _sampled(args, messages, place, _hint(allow), begin)
+    return _sampled(args, messages, place, hint(allow), begin)
 
 
 def resume(args: argparse.Namespace, messages: Console) -> int:
     """`slt resume`."""
     place, allow = results.place(args.run), args.allow_import
-    elsewhere = _supervised(args, messages, place, _hint(allow))
+    elsewhere = _supervised(args, messages, place, hint(allow))
     if elsewhere is not None:
         return elsewhere
 
     def go(watching: runs.Watching) -> Run:
         return runs.resume(place, allow_import=allow, watching=watching, devices=args.devices)
 
-    return _sampled(args, messages, place, _hint(allow), go)
+    return _sampled(args, messages, place, hint(allow), go)
 
 
 def extend(args: argparse.Namespace, messages: Console) -> int:
     """`slt extend`."""
     place, allow = results.place(args.run), args.allow_import
-    elsewhere = _supervised(args, messages, place, _hint(allow))
+    elsewhere = _supervised(args, messages, place, hint(allow))
     if elsewhere is not None:
         return elsewhere
 
     def go(watching: runs.Watching) -> Run:
         return runs.extend(place, args.overrides, allow_import=allow, watching=watching, devices=args.devices)
 
-    return _sampled(args, messages, place, _hint(allow), go)
+    return _sampled(args, messages, place, hint(allow), go)
 
 
 def _supervised(
@@ -131,7 +131,8 @@ def _supervised(
     return distributed.supervise(own, args.argv, messages, again)
 
 
-def _hint(allow: Sequence[str]) -> list[str]:
+def hint(allow: Sequence[str]) -> list[str]:
+    """The words by which a command allows these imports."""
     return [word for what in allow for word in ("--allow-import", what)]
 
 

@@ -109,14 +109,22 @@ def locate(target: object, path: str) -> Any:
     return found
 
 
-def trust(node: Any, path: str = "", allow: Sequence[str] = ()) -> None:
-    """InputError where a config that came with a run directory would import anything but slt and `allow`."""
+def foreign(node: Any, path: str = "", allow: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+    """The path and the value of every `_target_` that would import anything but slt and `allow`."""
     for where, found in targets(node, path):
         target = found["_target_"]
-        named = isinstance(target, str)
-        if not named or not any(target == one or target.startswith(f"{one}.") for one in ("slt", *allow)):
-            allow_it = f"if you trust it, say --allow-import with {str(target).split('.')[0]} or the folder it lies in"
-            raise InputError(join(where, "_target_"), target, f"a run directory may import only slt; {allow_it}")
+        known = isinstance(target, str) and any(
+            target == one or target.startswith(f"{one}.") for one in ("slt", *allow)
+        )
+        if not known:
+            yield join(where, "_target_"), target
+
+
+def trust(node: Any, path: str = "", allow: Sequence[str] = ()) -> None:
+    """InputError where a config that came with a run directory would import anything but slt and `allow`."""
+    for where, target in foreign(node, path, allow):
+        allow_it = f"if you trust it, say --allow-import with {str(target).split('.')[0]} or the folder it lies in"
+        raise InputError(where, target, f"a run directory may import only slt; {allow_it}")
 
 
 def check(node: Any, path: str) -> None:

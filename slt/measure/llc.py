@@ -76,7 +76,7 @@ def llc(
             raise InputError(name, value, f"must be a whole number, at least {least}")
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), arrays("params", params))
     made, data, n = chosen(model, params, data, prior)
-    cells = _cells(made, n, beta, t, gamma)
+    cells = temperatures(made, n, beta, t, gamma)
     if isinstance(_prior(made), Flat) and gamma <= 0:
         raise InputError("gamma", gamma, "a flat prior with no localiser is no density: give gamma > 0 or a prior")
     if batch_size is not None and made.is_potential:
@@ -127,7 +127,8 @@ def _prior(model: Model) -> Prior | None:
     return getattr(model, "prior", None)
 
 
-def _cells(model: Model, n: int, beta: Any, t: Any, gamma: float) -> list[Cell]:
+def temperatures(model: Model, n: int, beta: Any, t: Any, gamma: float) -> list[Cell]:
+    """The cells of `llc`: n samples at every beta, or t = n beta, that is asked for. InputError for what is none."""
     if t is None and model.is_potential and n == 1:
         raise InputError("t", None, "a potential needs t, the factor on K(w)")
     if t is None:

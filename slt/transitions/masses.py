@@ -89,14 +89,15 @@ def critical(
 ) -> dict[tuple[int, int], tuple[Crossing, ...]]:
     """Crossings (a, b) -> those where a gives way to b, of all phases that follow one another as the most likely.
 
-    x ascending; at least two ladders. See `difference_of`.
+    Only those that are certain (`Crossing`): mirror images of one phase lead in turn by chance, and cross nowhere. x
+    ascending; at least two ladders. See `difference_of`.
     """
     leader = np.stack([(labels == k).mean((0, 2, 3)) for k in range(phases)], axis=-1).argmax(-1)
     found: dict[tuple[int, int], tuple[Crossing, ...]] = {}
     pairs = {(int(min(p)), int(max(p))) for p in itertools.pairwise(leader.tolist()) if p[0] != p[1]}
     for a, b in sorted(pairs):
         d = difference_of(x, labels, [a], [b])
-        for each in () if d is None else crossings(d).found:
+        for each in () if d is None else (one for one in crossings(d).found if one.certain):
             way = (a, b) if each.upward else (b, a)
             found[way] = (*found.get(way, ()), each)
     return found

@@ -237,14 +237,15 @@ def test_found_by_hand(raw: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(
     "error", [MemoryError(), OverflowError("too large"), JaxRuntimeError("RESOURCE_EXHAUSTED: of memory")], ids=repr
 )
+@pytest.mark.parametrize("words, code", [(["list"], 2), (["run", "superposition/demo"], 3)])
 def test_what_has_no_room_is_said(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> int:
         raise error
 
-    monkeypatch.setitem(commands.COMMANDS, "list", full)
-    assert cli.main(["list"]) == 3
+    monkeypatch.setitem(commands.COMMANDS, words[0], full)
+    assert cli.main(words) == code
     said = capsys.readouterr().err
     assert "too large for this machine" in said
     assert "Traceback" not in said

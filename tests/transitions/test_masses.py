@@ -49,6 +49,15 @@ def test_only_phases_that_follow_one_another_cross(rng):
     assert masses.critical([1.0, 2, 3], np.zeros((1, 3, 4, 100), int), 2) == {}
 
 
+def test_mirror_images_do_not_cross(rng):
+    """Two phases of equal mass at every x lead in turn; the third gives way to both."""
+    b = 1 / (1 + np.exp((X - 250) / 60)) / 2 + 0.01
+    mass = np.stack([1 - 2 * b, b, b], -1)
+    names = [tuple(masses.critical(X, drawn(rng, mass), 3)) for _ in range(60)]
+    assert sum((1, 2) in found or (2, 1) in found for found in names) <= 2
+    assert all((1, 0) in found or (2, 0) in found for found in names)
+
+
 @pytest.mark.parametrize("stay, spread", [(0.0, 0.22), (0.95, 0.4), (0.995, 1.0)])
 def test_few_ladders_tell_their_error(rng, stay, spread):
     """8 ladders whose draws are forgotten at once, in a tenth of a stretch, or hardly within one."""
