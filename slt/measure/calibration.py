@@ -26,6 +26,7 @@ TRY = 2048  # draws of all chains in each trial of a trajectory's length
 LEAPFROGS = (1, 4, 10, 25, 60, 150, 375)  # the lengths tried, from the middle on, upwards while the trials improve
 MIDDLE = 2
 GRADIENTS, STEPS = 1500, 8000
+LARGEST = 2**22  # draws of all chains after which there are enough: to look at more would take longer than to make them
 
 
 def squared_distance(posterior: Any, params: Params, info: Any) -> Array:
@@ -120,7 +121,7 @@ def _sampled(
     """Traces without their first fifth, and nbeta E[L - L*] with its standard error [cells].
 
     `first` draws, then as many again as there are, until the error, relative to the value (to .5 where it is less), is
-    reached and the distance stands still; or `until` seconds of the chains' time are spent.
+    reached and the distance stands still; or until the chains have taken `until` seconds; or made LARGEST numbers.
     """
     parts, ahead, begun = list[dict[str, np.ndarray]](), first, running.draws
     while True:
@@ -134,7 +135,7 @@ def _sampled(
         enough = np.all(stderr <= error * np.maximum(np.abs(value), 0.5)) and not _moving(traces, running.ok)
         made = running.draws - begun
         ahead = int(min(made, (until - running.seconds) / each))
-        if (enough and len(parts) > 1) or ahead < made // 8 + 1 or traces["delta"].size > 2**25:
+        if (enough and len(parts) > 1) or ahead < made // 8 + 1 or traces["delta"].size > LARGEST:
             return traces, value, stderr
 
 
