@@ -187,7 +187,10 @@ def drift(values: np.ndarray, ok: np.ndarray) -> np.ndarray:
 def unadjusted(
     running: Chains, sampler: BAOAB, cells: list[Cell], found: Curvature, error: float, seconds: float
 ) -> Drawn:
-    """By BAOAB on minibatches at a step and at half of it: draws of the second, extrapolated linearly from both."""
+    """By BAOAB on minibatches at a time step and at half of it: draws of the second, extrapolated linearly from both.
+
+    The noise of minibatches warms chains by the time step's first power, which is the root of step_size.
+    """
     nbeta = times(cells)
     unit = 1 + cells[0].gamma + nbeta
     share = float(np.min(unit / (1 + cells[0].gamma + nbeta * max(found.highest, 0.0))))
@@ -200,7 +203,7 @@ def unadjusted(
         running = running.again()
     halves: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
     burn_in = running.draws
-    for number, step in enumerate((sampler.step_size, sampler.step_size / 2)):
+    for number, step in enumerate((sampler.step_size, sampler.step_size / 4)):
         sampler = dataclasses.replace(sampler, step_size=step)
         until = running.seconds + seconds * (1 + number) / 3
         traces, value, stderr = _sampled(running, sampler, nbeta, CHUNK, error / (3 - number), until)

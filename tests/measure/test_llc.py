@@ -286,6 +286,26 @@ def test_both_ends_of_a_spectrum_by_products_alone(lowest, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+def test_the_noise_of_minibatches_leaves_no_bias() -> None:
+    """It warms chains by a share that falls with the time step: 4 runs together, against linear regression's own."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 20))
+    y = x @ rng.normal(size=20) + rng.normal(size=len(x))
+    best, t = np.linalg.lstsq(x, y, rcond=None)[0], len(x) / np.log(len(x))
+    hessian = x.T @ x / len(x)
+    exact = 0.5 * np.trace(t * hessian @ np.linalg.inv(t * hessian + np.eye(20)))
+
+    def loss(w: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return 0.5 * jnp.square(batch[0] @ w - batch[1])
+
+    data = jnp.asarray(x), jnp.asarray(y)
+    found = [slt.llc(loss, jnp.asarray(best), data, batch_size=256, seed=seed) for seed in range(4)]
+    error = float(np.sqrt(np.mean([np.square(each.stderr) for each in found]) / len(found)))
+    assert error < 0.02 * exact
+    assert abs(np.mean([each.value for each in found]) - exact) < 4 * error
+
+
+@pytest.mark.slow
 def test_more_data_than_full_batches_can_take() -> None:
     """Minibatches by themselves, where a full gradient takes too long for the seconds allowed."""
     rng = np.random.default_rng(0)
