@@ -69,7 +69,7 @@ def criteria(seeds: int) -> Iterator[dict[str, Any]]:
     cases = {
         "regression n=8": (linear_regression.make(), linear_regression.example()),
         "regression n=40": (
-            linear_regression.make(),
+            linear_regression.make((0.0,) * 4),
             (x.astype(np.float32), (x @ rng.normal(size=4) + rng.normal(size=40)).astype(np.float32)),
         ),
     }

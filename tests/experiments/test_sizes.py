@@ -121,7 +121,12 @@ def test_demos_use_two_as_n_grows(tmp_path, name, size, low, high):
     assert low < found.value < high
     assert found.interval[0] <= found.value <= found.interval[1]
     family = config.instantiate(config.compose(f"{name}/demo").measures["choice"]["family"], "family")
-    best = [1 + int(np.argmin([_evidence(family(**{size: k}), seed) for k in (1, 2, 3)])) for seed in range(8)]
-    assert run.quantities["chosen[free_energy]"].value[0] == np.mean(np.array(best) == 2)
+    free = np.array([[_evidence(family(**{size: k}), seed) for k in (1, 2, 3)] for seed in range(8)])
+    two = free.argmin(1) == 1
+    lowest = np.sort(free, axis=1)
+    tied = (free[:, 1] < lowest[:, 0] + 0.05) & (lowest[:, 1] < lowest[:, 0] + 0.05)  # the demo's errors decide there
+    chosen = run.quantities["chosen[free_energy]"].value[0]
+    assert np.mean(two & ~tied) <= chosen <= np.mean(two | tied)
+    assert np.mean(tied) <= 0.25
     spare = next(q for key, q in run.quantities.items() if key.startswith("mass[3 "))
     assert np.mean(spare.value[-1]) < 0.3

@@ -1,6 +1,7 @@
 """The calibrated learning coefficient against quadrature and closed forms, with no setting given."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -285,21 +286,25 @@ def test_both_ends_of_a_spectrum_by_products_alone(lowest, monkeypatch) -> None:
     assert ("not a minimum" in found.flags) == (lowest < 0)
 
 
-@pytest.mark.slow
-def test_the_noise_of_minibatches_leaves_no_bias() -> None:
-    """It warms chains by a share that falls with the time step: 4 runs together, against linear regression's own."""
+def regression(n: int, d: int) -> tuple[Callable[..., jax.Array], jax.Array, tuple[jax.Array, jax.Array], float]:
+    """(loss, its minimum, data, exact t (<L_n> - L_n(w*)) at t = n/log n and gamma = 1)."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(20_000, 20))
-    y = x @ rng.normal(size=20) + rng.normal(size=len(x))
-    best, t = np.linalg.lstsq(x, y, rcond=None)[0], len(x) / np.log(len(x))
-    hessian = x.T @ x / len(x)
-    exact = 0.5 * np.trace(t * hessian @ np.linalg.inv(t * hessian + np.eye(20)))
+    x = rng.normal(size=(n, d))
+    y = x @ rng.normal(size=d) + rng.normal(size=n)
+    hessian = n / np.log(n) * x.T @ x / n
+    exact = 0.5 * np.trace(hessian @ np.linalg.inv(hessian + np.eye(d)))
 
     def loss(w: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         return 0.5 * jnp.square(batch[0] @ w - batch[1])
 
-    data = jnp.asarray(x), jnp.asarray(y)
-    found = [slt.llc(loss, jnp.asarray(best), data, batch_size=256, seed=seed) for seed in range(4)]
+    return loss, jnp.asarray(np.linalg.lstsq(x, y, rcond=None)[0]), (jnp.asarray(x), jnp.asarray(y)), float(exact)
+
+
+@pytest.mark.slow
+def test_the_noise_of_minibatches_leaves_no_bias() -> None:
+    """It warms chains by a share that falls with the time step: 4 runs together, against linear regression's own."""
+    loss, best, data, exact = regression(20_000, 20)
+    found = [slt.llc(loss, best, data, batch_size=256, seed=seed) for seed in range(4)]
     error = float(np.sqrt(np.mean([np.square(each.stderr) for each in found]) / len(found)))
     assert error < 0.02 * exact
     assert abs(np.mean([each.value for each in found]) - exact) < 4 * error
@@ -308,13 +313,8 @@ def test_the_noise_of_minibatches_leaves_no_bias() -> None:
 @pytest.mark.slow
 def test_more_data_than_full_batches_can_take() -> None:
     """Minibatches by themselves, where a full gradient takes too long for the seconds allowed."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(200_000, 60))
-    y = x @ rng.normal(size=60) + rng.normal(size=len(x))
-    best, t = np.linalg.lstsq(x, y, rcond=None)[0], len(x) / np.log(len(x))
-    hessian = x.T @ x / len(x)
-    exact = 0.5 * np.trace(t * hessian @ np.linalg.inv(t * hessian + np.eye(60)))
-    found = slt.llc(lambda w, b: 0.5 * jnp.square(b[0] @ w - b[1]), jnp.asarray(best), (jnp.asarray(x), jnp.asarray(y)))
+    loss, best, data, exact = regression(200_000, 60)
+    found = slt.llc(loss, best, data)
     assert found.settings["sampler"] == "BAOAB"
     assert found.healthy, found.verdict
     assert abs(found.value - exact) < max(4 * found.stderr, 0.02 * exact)
