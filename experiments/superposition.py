@@ -21,7 +21,7 @@ from slt.plots import draw
 from slt.transitions import crossing, paths
 from slt.typing import Quantity
 
-from . import _dynamics, _superposition
+from . import _dynamics, _superposition, _superposition_theory
 from ._shared import mark, quantity
 from ._superposition import LEAST, Told
 
@@ -212,7 +212,7 @@ descent to the nearest minimum. Below: where one family gives way to the next, w
         if t:
             row = -len(ticks)
             ticks.append(rf"${a}\to{b}$ theory")
-            told_by = {guess.name: guess.t for guess in _superposition.theory(first.c, a, b, at)}
+            told_by = {guess.name: guess.t for guess in _superposition_theory.theory(first.c, a, b, at)}
             for name, (marker, label) in THEORY.items():
                 if np.isfinite(told_by[name]):
                     bottom.plot(told_by[name], row, marker, color="black", ms=4.5, ls="none")

@@ -1,4 +1,4 @@
-"""The exact landscape of the toy model of superposition: population loss, k-gons, and the partitions they define.
+"""The exact landscape of the toy model of superposition: population loss, and the k-gons that are its minima.
 
 Parameters are W (2 x c) and biases b (c), either as {"W", "b"} or as one flat array of 3 c numbers, W[0], W[1], b.
 A k-gon has k columns of W at the corners of a regular polygon; each column left over has W_i = 0 and is '+' (constant
@@ -9,20 +9,19 @@ the polygon is slightly irregular: a dead column then lies between two corners, 
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from slt.phases import Basin, Phases
-from slt.typing import InputError, Integer, Params, Scalar
+from slt.phases import Basin
+from slt.typing import InputError, Params, Scalar
 
-_LARGEST = 9  # local minima, by the Hessian, up to here; beyond not looked into
-_SMALL = 0.1
+LARGEST = 9  # local minima, by the Hessian, up to here; beyond not looked into
+SMALL = 0.1  # columns of W shorter than this are no corners, and corners nearer than this are one
 
 
 def split(params: Params) -> tuple[Float[Array, "2 c"], Float[Array, " c"]]:
@@ -99,8 +98,8 @@ def population_loss(params: Params) -> Scalar:
 @functools.cache
 def regular(k: int) -> tuple[float, float, float]:
     """(length, bias, k L_k) of the regular k-gon with all c = k features: stationary in length and bias (C2)."""
-    if not 0 <= k <= _LARGEST:
-        raise InputError("k", k, f"the known k-gons have k from 0 to {_LARGEST}")
+    if not 0 <= k <= LARGEST:
+        raise InputError("k", k, f"the known k-gons have k from 0 to {LARGEST}")
     if k <= 4:  # exact: no two corners at less than a right angle
         return 1.0, 0.0, 0.0
     cosines, tau = np.cos(2 * np.pi * np.arange(k) / k), (np.arange(k) == 0) * 1.0
@@ -161,7 +160,7 @@ def minima(c: int) -> tuple[Shape, ...]:
     if c < 4:
         return (Shape(c, 0),)
     found = []
-    for k in range(min(c, _LARGEST), 3, -1):
+    for k in range(min(c, LARGEST), 3, -1):
         found += [Shape(k, plus) for plus in range(c - k + 1)]
         found += [Shape(k, plus, 1) for plus in sorted({0, c - k - 1}) if k > 4 and c > k]
     return tuple(shape for shape in found if not _irregular(shape, c) or _settled(shape, c) is not None)
@@ -212,9 +211,9 @@ def _settled(shape: Shape, c: int) -> Float[np.ndarray, " d"] | None:
         w = w - np.linalg.lstsq(np.array(hessian) / 2e-6, _value_and_grad(w)[1], rcond=1e-6)[0]
     weights, bias = w[: 2 * c].reshape(2, c), w[2 * c :]
     size = np.square(weights).sum(axis=0)
-    corners, free = (size > _SMALL**2) & (size + bias > 0), size <= _SMALL**2
+    corners, free = (size > SMALL**2) & (size + bias > 0), size <= SMALL**2
     own = weights[:, corners]
-    twice = np.sum(np.linalg.norm(own[:, :, None] - own[:, None], axis=0) < _SMALL) - own.shape[1]
+    twice = np.sum(np.linalg.norm(own[:, :, None] - own[:, None], axis=0) < SMALL) - own.shape[1]
     found = Shape(int(corners.sum() - twice // 2), int((free & (bias > 0)).sum()), int(twice // 2))
     return w if found == shape else None
 
@@ -242,121 +241,3 @@ def basins(
         lam = local_lambda(shape, c)
         found.append(Basin(shape.name, params, phase[shape], loss(height), lam, None if lam is None else 1))
     return tuple(found)
-
-
-# --------------------------------------------------------------------------------------------------------------- phases
-
-
-def phase_names(c: int, merged: bool, rule: str = "hull") -> dict[Shape, str]:
-    """Phase of each shape: its name, from k = c down to 4, then 'fewer'; merged: all of k = 4 as one, '4 family'.
-
-    By the hull a doubled corner counts as two.
-    """
-    least = min(4, c)
-    names = {}
-    for k in range(c, -1, -1):
-        for plus in range(c - k + 1):
-            names[Shape(k, plus)] = "fewer" if k < least else "4 family" if merged and k == 4 else Shape(k, plus).name
-        for shape in (each for each in minima(c) if each.k == k and each.doubled):
-            names[shape] = shape.name if rule == "descent" else names[Shape(k + 1, shape.plus)]
-    return names
-
-
-def _lookup(c: int, merged: bool, rule: str) -> np.ndarray:
-    """Label by [k, plus, doubled]."""
-    names = phase_names(c, merged, rule)
-    order = list(dict.fromkeys(names.values()))
-    table = np.full((c + 1, c + 1, 2), -1, np.int32)
-    for shape, name in names.items():
-        table[shape] = order.index(name)
-    return table
-
-
-def hull_vertices(weights: Float[Array, "2 c"], small: float = _SMALL) -> Bool[Array, " c"]:
-    """Which columns are vertices of the convex hull of all columns and the origin; those shorter than `small` are not.
-
-    Column i is one where some other point j has every point on one side of the line i j.
-    """
-    squares = jnp.sum(weights * weights, axis=0)
-    long = squares >= small**2
-    points = jnp.where(long, weights, 0.0)
-    points = jnp.concatenate([points, jnp.zeros((2, 1), weights.dtype)], axis=1)
-    side = points[:, None, :] - points[:, :, None]  # [a, i, j] = from i to j
-    cross = side[0][:, :, None] * side[1][:, None, :] - side[1][:, :, None] * side[0][:, None, :]
-    edge = jnp.all(cross >= -1e-5 * jnp.max(squares), axis=2) & jnp.any(side != 0, axis=0)
-    return jnp.any(edge, axis=1)[:-1] & long
-
-
-def _count(weights: Array, bias: Array) -> tuple[Integer, Integer]:
-    vertex = hull_vertices(weights)
-    return jnp.sum(vertex, dtype=jnp.int32), jnp.sum((bias > 0) & ~vertex, dtype=jnp.int32)
-
-
-def _first(weights: Array) -> Bool[Array, " c"]:
-    """Which columns have none near them with a lower number."""
-    gaps = jnp.sum(jnp.square(weights[:, :, None] - weights[:, None]), axis=0)
-    return ~jnp.any(jnp.tril(gaps < _SMALL**2, -1), axis=1)
-
-
-@dataclass(frozen=True)
-class ByHull:
-    """Label of a draw as it stands: k hull vertices, and the positive biases among the other columns."""
-
-    c: int
-    merged: bool
-
-    def __call__(self, params: Params) -> Integer:
-        return jnp.asarray(_lookup(self.c, self.merged, "hull"))[(*_count(*split(params)), 0)]
-
-
-@dataclass(frozen=True)
-class ByDescent:
-    """Label of the minimum that gradient descent on the population loss leads to; -1 off every known level.
-
-    `steps` of size `rate`, none longer than `longest`. At the end features that give no output (|W_i|^2 + b_i <= 0)
-    are set aside, the rest is counted as in ByHull but a doubled corner once, and the loss must be within `tolerance`
-    of such a shape's.
-    """
-
-    c: int
-    merged: bool
-    steps: int = 1000
-    rate: float = 0.4
-    longest: float = 0.1
-    tolerance: float = 2e-3
-
-    def __call__(self, params: Params) -> Integer:
-        def step(_: Any, w: Array) -> Array:
-            move = self.rate * loss_and_grad(w)[1]
-            return w - move * jnp.minimum(1.0, self.longest / (jnp.sqrt(jnp.vdot(move, move)) + 1e-30))
-
-        end = jax.lax.fori_loop(0, self.steps, step, flat(params))
-        weights, bias = split(end)
-        alive = jnp.sum(weights * weights, axis=0) + bias > 0
-        corners = jnp.where(alive, weights, 0.0)
-        k, plus = _count(jnp.where(_first(corners), corners, 0.0), bias)
-        known = np.full((self.c + 1, self.c + 1, 2), np.inf)
-        for i in range(min(self.c, _LARGEST) + 1):
-            for p in range(self.c - i + 1):
-                known[i, p, 0] = level(i, p, self.c)
-        for shape in minima(self.c):
-            known[shape] = minimum(shape, self.c)[1]
-        gaps = jnp.abs(loss_and_grad(end)[0] - jnp.asarray(known, end.dtype)[k, plus])
-        label = jnp.asarray(_lookup(self.c, self.merged, "descent"))[k, plus, jnp.argmin(gaps)]
-        return jnp.where(jnp.min(gaps) < self.tolerance, label, -1)
-
-
-def partition(c: int = 6, rule: str = "hull", *, merged: bool = True) -> Phases:
-    """The phases of the model with c features, by rule 'hull' or 'descent'; merged: the k = 4 family as one phase.
-
-    A rule moves critical values by several per cent, so state which. Names as in `phase_names`. Descent costs 1000
-    gradients a label.
-    """
-    names = tuple(dict.fromkeys(phase_names(c, merged, rule).values()))
-    if rule == "hull":
-        label, text = ByHull(c, merged), "convex-hull vertices of the columns of W, and positive biases of the others"
-    elif rule == "descent":
-        label, text = ByDescent(c, merged), "k-gon reached by gradient descent on the population loss"
-    else:
-        raise InputError("rule", rule, "must be 'hull' or 'descent'")
-    return Phases(names, label, text)

@@ -14,7 +14,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from slt.model import Model, Potential, Truth
-from slt.models._kgon import basins, kgon, partition, phase_names, population_loss
+from slt.models._kgon import basins, kgon, population_loss
+from slt.models._kgon_phases import partition, phase_names
 from slt.priors import Gaussian, Normal, Prior
 from slt.typing import InputError, Key, Params, Scalar
 

@@ -8,10 +8,11 @@ import xarray as xr
 from stats import assert_close
 
 from experiments import _superposition as k_gons
+from experiments import _superposition_theory as foretold
 from experiments import superposition as superposition_figures
 from slt import config, runs
 from slt.models import superposition
-from slt.models._kgon import Shape
+from slt.models._kgon import Shape, regular
 from slt.transitions import crossing
 
 LOG_DET = {"6": -22.817939, "5+": -19.097787, "5": -16.350230}  # science.md C3, of the Hessian's levels but the zeros
@@ -20,11 +21,11 @@ LOG_DET = {"6": -22.817939, "5+": -19.097787, "5": -16.350230}  # science.md C3,
 def test_laplace_has_the_catalogue_rank_and_hessian():
     for (k, plus), copies in {(6, 0): 120, (5, 1): 144, (5, 0): 144}.items():
         shape = Shape(k, plus)
-        form, asymptotic = k_gons.laplace(shape, 6), k_gons.forms(6, k)[shape][0]
+        form, asymptotic = foretold.laplace(shape, 6), foretold.forms(6, k)[shape][0]
         assert form is not None
         assert form.loss == asymptotic.loss
         assert form.lam == asymptotic.lam
-        length, bias, _ = k_gons._kgon.regular(k)
+        length, bias, _ = regular(k)
         norm = k * (length**2 + bias**2) + plus / 144
         fixed = 3 * k + 3 * plus
         constant = 0.5 * norm + fixed / 2 * np.log(2 * np.pi) - np.log(2 * np.pi * np.sqrt(k) * length * copies)
@@ -49,13 +50,13 @@ def dead_share(length: float, bias: float) -> float:
 @pytest.mark.slow
 def test_theory_misses_in_opposite_directions():
     at = crossing.Crossing(270.0, 2.0, (266.0, 274.0), True, np.nan, np.nan, True, 7.0)
-    leading, laplace = k_gons.theory(6, 5, 6, at)
+    leading, laplace = foretold.theory(6, 5, 6, at)
     assert leading.t == pytest.approx(445.1, rel=1e-3)  # t 0.02055 = 1.5 log t
     assert laplace.t == pytest.approx(151, rel=0.03)
     assert leading.miss > 0.5
     assert laplace.miss < -0.3
-    assert np.isnan(k_gons.theory(8, 5, 6)[1].t)  # with several dead features the constant is not known
-    assert np.isnan(k_gons.theory(6, 4, 5)[0].t)  # pentagons have less loss and less lambda: nothing to cross
+    assert np.isnan(foretold.theory(8, 5, 6)[1].t)  # with several dead features the constant is not known
+    assert np.isnan(foretold.theory(6, 4, 5)[0].t)  # pentagons have less loss and less lambda: nothing to cross
 
 
 def told(label: np.ndarray, names: tuple[str, ...], x: np.ndarray, axis: str = "t") -> k_gons.Told:

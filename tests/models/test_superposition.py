@@ -12,17 +12,8 @@ from scipy.spatial import ConvexHull
 
 import slt
 from slt.models import superposition
-from slt.models._kgon import (
-    ByDescent,
-    ByHull,
-    hull_vertices,
-    lesser,
-    level,
-    loss_and_grad,
-    minima,
-    regular,
-    split,
-)
+from slt.models._kgon import lesser, level, loss_and_grad, minima, regular, split
+from slt.models._kgon_phases import ByDescent, ByHull, hull_vertices
 from slt.samplers import HMC, ReplicaExchange
 from slt.typing import InputError
 
