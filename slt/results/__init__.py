@@ -22,7 +22,8 @@ from slt.results.layout import Layout
 from slt.results.manifest import Manifest
 from slt.results.manifest import Part as State
 from slt.results.place import place, replace, zarr_store
-from slt.results.store import CONFIG, DATA, Store, readable
+from slt.results.skeleton import DATA
+from slt.results.store import CONFIG, Store, readable
 from slt.typing import InputError, Quantity
 
 __all__ = [
