@@ -71,6 +71,14 @@ class Model(abc.ABC):
         """`num` independent draws from the true distribution, leading axis `num`."""
         raise InputError("data", None, f"{type(self).__name__} has no true distribution to sample from: give data")
 
+    def compress(self, batch: Batch, count: Any) -> Batch | None:
+        """Fewer samples whose log-likelihood adds up as that of the first `count` does, but for a constant; or None.
+
+        Where there are such (linear models with Gaussian noise: see `linear_rows`) samplers on the full data take them
+        in place of it; minibatches and all that needs single samples keep to the data. `count` may be traced.
+        """
+        return None
+
     def truth(self) -> Truth | None:
         """What is known exactly of this model, or None."""
         return None
@@ -232,6 +240,9 @@ class Rounded(Wrapped):
         with jax.default_matmul_precision(PRECISIONS["highest" if double else self.precision]):
             return self.inner.log_likelihood(params, batch)
 
+    def compress(self, batch: Batch, count: Any) -> Batch | None:
+        return compressed(self.inner, batch, count)
+
 
 def potential(
     fn: Callable[..., Scalar],
@@ -247,6 +258,29 @@ def potential(
     fn(w: f[dim], **controls) -> scalar K(w); `controls` gives its extra scalars and their default values.
     """
     return Potential(fn, dim, prior, tuple((controls or {}).items()), truth, scale_note)
+
+
+def compressed(model: Model, batch: Batch, count: Any) -> Batch | None:
+    """What `model.compress` gives; None where a subclass has another likelihood than the class that compresses."""
+    owner = {name: next(c for c in type(model).__mro__ if name in vars(c)) for name in ("compress", "log_likelihood")}
+    return model.compress(batch, count) if issubclass(owner["compress"], owner["log_likelihood"]) else None
+
+
+def linear_rows(
+    x: Float[Array, "b i"], y: Float[Array, "b *outputs"], count: Any
+) -> tuple[Float[Array, "i i"], Float[Array, "i *outputs"]] | None:
+    """i samples (x', y') with sum |y - x W|^2 = sum |y' - x' W|^2 + constant for every W, of the first `count` samples.
+
+    x = Q R with Q orthonormal gives x' = R and y' = Q^T y: what is left of y is orthogonal to all predictions. Near the
+    best W the squares of y' - x' W are small where those of y - x W are noise, so fewer digits cancel too. None where
+    that is no saving: there must be at least twice as many samples as inputs.
+    """
+    size, inputs = x.shape
+    if size < 2 * inputs:
+        return None
+    among = jnp.arange(size) < count
+    q, r = jnp.linalg.qr(jnp.where(among[:, None], x, 0))
+    return r, jnp.tensordot(q, jnp.where(among.reshape(-1, *[1] * (y.ndim - 1)), y, 0), (0, 0), precision="highest")
 
 
 def check(model: Model, params: Params, batch: Batch) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from slt.model import Model
+from slt.model import Model, compressed
 from slt.typing import Batch, InputError, Key, Params, Scalar
 
 Position = Any
@@ -79,7 +79,7 @@ class Restriction:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["data", "n", "beta", "gamma", "centre", "reference", "control", "mask", "reference_grad"],
+    data_fields=["data", "n", "beta", "gamma", "centre", "reference", "control", "mask", "reference_grad", "fewer"],
     meta_fields=["model", "restriction"],
 )
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Posterior:
     `data` has a leading axis padded to a bucket; only its first n samples count (data sets are nested by prefix).
     The centre is also the reference w_ref: the loss is kept as delta(w) = L_n(w) - L_n(w_ref), summed over per-sample
     differences, because a difference of float32 losses is wrong by 10 per cent at n beta = 1e6. gamma = 0 is the
-    global posterior. Make one with `Posterior.build`.
+    global posterior. `fewer`: what Model.compress has in place of the first n samples, and its log-likelihood at the
+    centre. Make one with `Posterior.build`.
     """
 
     model: Model
@@ -103,6 +104,7 @@ class Posterior:
     restriction: Restriction | None = None
     mask: Params | None = None
     reference_grad: Position | None = None
+    fewer: tuple[Batch, Float[Array, " m"]] | None = None
 
     @staticmethod
     def build(
@@ -127,6 +129,7 @@ class Posterior:
         dtype = jnp.result_type(float)
         bound = model.bind(control or {})
         reference = jax.lax.stop_gradient(bound.log_likelihood(centre, data))
+        fewer = compressed(bound, data, n)
         posterior = Posterior(
             model=model,
             data=data,
@@ -138,6 +141,7 @@ class Posterior:
             control={name: jnp.asarray(value, dtype) for name, value in (control or {}).items()},
             restriction=restriction,
             mask=mask,
+            fewer=None if fewer is None else (fewer, jax.lax.stop_gradient(bound.log_likelihood(centre, fewer))),
         )
         if not control_variate:
             return posterior
@@ -176,10 +180,17 @@ class Posterior:
         values = self.bound.log_likelihood(self.params(position), self.data) - self.reference
         return jnp.where(jnp.arange(values.shape[0], dtype=self.n.dtype) < self.n, values, 0)
 
+    def total(self, position: Position) -> Scalar:
+        """The sum of `differences`, from fewer samples where the model has such."""
+        if self.fewer is None:
+            return jnp.sum(self.differences(position))
+        batch, reference = self.fewer
+        return jnp.sum(self.bound.log_likelihood(self.params(position), batch) - reference)
+
     def delta(self, position: Position) -> Scalar:
         """L_n(w) - L_n(w_ref) on the full data."""
-        differences = self.differences(position)
-        return -jnp.sum(differences) / self.n.astype(differences.dtype)
+        total = self.total(position)
+        return -total / self.n.astype(total.dtype)
 
     def log_prior(self, position: Position) -> Scalar:
         """log phi(w) - (gamma/2) |w - centre|^2 over free parameters (and the auxiliary density of masked ones)."""

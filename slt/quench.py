@@ -1,7 +1,7 @@
 """Local minima of each cell's own empirical loss: the baselines of learning coefficients on data."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -67,26 +67,24 @@ def quench(job: Job, points: Mapping[str, Params], *, steps: int = 300) -> dict[
 def _quench(posteriors: Posterior, point: Params, steps: int) -> tuple[Float[Array, " cells"], Params]:
     def one(posterior: Posterior) -> tuple[Array, Params]:
         solver = optax.lbfgs(memory_size=10)
-        value_and_grad: Callable[..., Any] = jax.value_and_grad(posterior.delta)
         first = posterior.position(jax.tree.map(lambda leaf, c: jnp.asarray(leaf, c.dtype), point, posterior.centre))
 
         def going(loop: tuple[Any, ...]) -> Array:
             return (loop[-2] < steps) & (loop[-1] < PATIENCE)
 
         def step(loop: tuple[Any, ...]) -> tuple[Any, ...]:
-            at, state, best, lowest, number, stale = loop
-            value, grad = value_and_grad(at)
-            better = value < lowest
-            stale = jnp.where(value < lowest - 1e-7 - 1e-6 * jnp.abs(lowest), 0, stale + 1)
-            best = jax.tree.map(lambda a, b: jnp.where(better, a, b), at, best)
+            at, state, value, grad, best, lowest, number, stale = loop
             moves, state = solver.update(grad, state, at, value=value, grad=grad, value_fn=posterior.delta)
-            return optax.apply_updates(at, moves), state, best, jnp.where(better, value, lowest), number + 1, stale
+            at = optax.apply_updates(at, moves)
+            # the line search has been here: no evaluation more, and no copy of the model more to compile
+            value, grad = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
+            stale = jnp.where(value < lowest - 1e-7 - 1e-6 * jnp.abs(lowest), 0, stale + 1)
+            best = jax.tree.map(lambda a, b: jnp.where(value < lowest, a, b), at, best)
+            return at, state, value, grad, best, jnp.fmin(value, lowest), number + 1, stale
 
-        none = jnp.zeros((), jnp.int32)
-        start = first, solver.init(first), first, posterior.delta(first) + 1.0, none, none
-        at, _, best, lowest, _, _ = jax.lax.while_loop(going, step, start)
-        last = posterior.delta(at)
-        best = jax.tree.map(lambda a, b: jnp.where(last < lowest, a, b), at, best)
-        return jnp.fmin(last, lowest), posterior.params(best)
+        none, (value, grad) = jnp.zeros((), jnp.int32), jax.value_and_grad(posterior.delta)(first)
+        start = first, solver.init(first), value, grad, first, value, none, none
+        best, lowest = jax.lax.while_loop(going, step, start)[4:6]
+        return lowest, posterior.params(best)
 
     return jax.vmap(one)(posteriors)

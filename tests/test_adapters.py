@@ -179,6 +179,29 @@ def test_networks_with_state_are_refused() -> None:
         from_linen(Small(sizes=[4]), EXAMPLE)
 
 
+class Product(nn.Module):
+    """x A B: linear in x; plus c where told."""
+
+    shift: bool = False
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Dense(2, use_bias=self.shift)(nn.Dense(4, use_bias=False)(x))
+
+
+def test_linear_networks_are_known_as_such_and_others_refused() -> None:
+    model = from_linen(Product(), EXAMPLE, linear=True)
+    assert model.compress((jnp.ones((8, 3)), jnp.ones((8, 2))), 5)[0].shape == (3, 3)
+    assert from_linen(Product(), EXAMPLE).compress((jnp.ones((8, 3)), jnp.ones((8, 2))), 5) is None
+    for module in (Product(shift=True), Small()):
+        with pytest.raises(InputError, match="not linear"):
+            from_linen(module, EXAMPLE, linear=True)
+    with pytest.raises(InputError, match="Gaussian"):
+        from_linen(Product(), EXAMPLE, likelihood=Categorical(), linear=True)
+    with pytest.raises(InputError, match="samples, inputs"):
+        from_linen(Product(), jnp.zeros((1, 2, 3)), linear=True)
+
+
 def test_frozen_trees_are_equal_by_content() -> None:
     tree = {"a": np.arange(3.0, dtype=np.float32), "b": (np.ones((2, 1), np.float32),)}
     assert Frozen(tree) == Frozen(jax.tree.map(np.copy, tree))

@@ -105,7 +105,7 @@ def test_buckets_pad_by_less_than_two_and_small_n_share_one(n):
     powers = [2 ** int(np.ceil(np.log2(size))) for size in n]
     padded = {row: bucket.size for bucket in layout.buckets for (row,) in bucket.rows}
     assert sorted(padded) == list(range(len(n)))
-    assert sum(padded.values()) <= 9 / 8 * sum(powers)
+    assert sum(padded.values()) <= 6 / 5 * sum(powers)
     shared = min(padded.values())
     for row, size in padded.items():
         assert size == max(powers[row], shared)

@@ -7,6 +7,7 @@ import pytest
 from test_engine import Location
 
 from slt.model import potential
+from slt.models import deep_linear, linear_regression
 from slt.posterior import Posterior, Restriction
 from slt.priors import Normal, Uniform
 from slt.typing import InputError
@@ -109,6 +110,49 @@ def test_small_differences_survive_float32():
     w = centre + 1e-3
     exact = 0.5 * np.square(np.asarray(w, np.float64) - np.asarray(centre, np.float64)).sum()
     assert abs(float(posterior.delta(w)) / exact - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    "model",
+    [deep_linear.make((3, 4, 2), (1.5, 1.0)), linear_regression.make(weights=(1.0, -2.0, 0.5))],
+    ids=["net", "1d"],
+)
+@pytest.mark.parametrize("n", [2, 20, 50])
+def test_fewer_samples_have_the_loss_of_all(model, n):
+    """Linear models are computed from as many rows as inputs: against the samples one by one, in double precision."""
+    data, centre = model.sample(jax.random.key(5), 64), model.truth().params
+    points = [jax.tree.map(lambda leaf, s=s: leaf + s * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)), centre)
+              for s in (1.0, 1e-3)]  # fmt: skip
+    make = lambda data, centre: Posterior.build(model, data, n, 0.7, centre=centre, control={"likelihood.sigma": 0.5})  # noqa: E731
+    single = make(data, centre)
+    assert jax.tree.leaves(single.fewer[0])[0].shape == (3, 3)
+    found = [float(single.total(at)) for at in points]
+    with jax.enable_x64():
+        double = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), tree)  # noqa: E731
+        posterior = make(double(data), double(centre))
+        for at, value, close in zip(map(double, points), found, (1e-5, 1e-3), strict=True):
+            exact = jnp.sum(posterior.differences(at)[:n])
+            np.testing.assert_allclose(posterior.total(at), exact, rtol=1e-9)
+            np.testing.assert_allclose(value, exact, rtol=close)
+
+
+class Heavy(linear_regression.LinearRegression):
+    """Another noise, of which the inherited `compress` knows nothing."""
+
+    def log_likelihood(self, params, batch):
+        return -jnp.abs(batch[0] @ params - batch[1])
+
+
+def test_another_likelihood_is_not_compressed():
+    model = Heavy()
+    posterior = Posterior.build(model, model.sample(jax.random.key(0), 8), 8, 1.0, centre=model.truth().params)
+    assert posterior.fewer is None
+
+
+def test_too_few_samples_are_taken_as_they_are():
+    model = deep_linear.make((5, 3, 5), (1.0,))
+    posterior = Posterior.build(model, model.sample(jax.random.key(0), 8), 8, 1.0, centre=model.truth().params)
+    assert posterior.fewer is None
 
 
 def test_controls_reach_the_model():

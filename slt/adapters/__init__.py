@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from slt.adapters.programs import Frozen, Program, as_float, from_numpyro
-from slt.model import Model, Truth
+from slt.model import Model, Truth, linear_rows
 from slt.priors import Categorical, Gaussian, Normal, Prior
 from slt.typing import Batch, InputError, Key, Params, Scalar
 
@@ -72,7 +72,8 @@ class Network(Model):
 
     inputs and target give the true distribution: x = inputs(key, num), y ~ likelihood(target(x)), with the model's own
     noise. Controls: "prior.scale" and "likelihood.sigma" where there are such, and the `extra` dotted paths, such as
-    "target.angle" of a frozen dataclass.
+    "target.angle" of a frozen dataclass. linear: net is linear in x, of shape [b, inputs], and 0 at x = 0, with
+    Gaussian noise: samplers on the full data then need as many rows as x has inputs.
     """
 
     net: LinenNet | NnxNet
@@ -82,8 +83,11 @@ class Network(Model):
     target: Callable[[Any], Array] | None = None
     known: Truth | None = field(default=None, compare=False)
     extra: tuple[str, ...] = ()
+    linear: bool = False
 
     def __post_init__(self) -> None:
+        if self.linear and not isinstance(self.likelihood, Gaussian):
+            raise InputError("linear", True, "only with Gaussian noise: leave it out")
         for path in self.extra:
             try:
                 self.control_value(path)
@@ -119,6 +123,9 @@ class Network(Model):
         x = self.inputs(input_key, num)
         return x, self.likelihood.sample(noise_key, self.target(x))
 
+    def compress(self, batch: Batch, count: Any) -> Batch | None:
+        return linear_rows(*batch, count) if self.linear else None
+
     def truth(self) -> Truth | None:
         return self.known
 
@@ -138,14 +145,15 @@ def from_linen(
     teacher: Params | None = None,
     truth: Truth | None = None,
     controls: Sequence[str] = (),
+    linear: bool = False,
 ) -> Network:
     """The model y ~ likelihood(module(x)) of a Linen module; its parameters are the collection "params".
 
     example_input: a batch of inputs, for shapes only. likelihood: unit Gaussian noise unless given; prior: N(0, 1).
     inputs(key, num) -> x with target(x) -> noiseless prediction, or with teacher, parameters of the same module, is the
     true distribution; without them the model needs data. truth: what is known of it; the optimum is filled in from
-    teacher. controls: see `Network`. All of these are best frozen dataclasses or module-level functions: a model made
-    twice from equal parts is then equal, and compiles once.
+    teacher. controls, linear: see `Network`. All of these are best frozen dataclasses or module-level functions: a
+    model made twice from equal parts is then equal, and compiles once.
     """
     example = _zeros(_spec(example_input))
     with jax.numpy_dtype_promotion("standard"):  # parameters begin in the module's own dtype
@@ -156,7 +164,7 @@ def from_linen(
             "module", beyond, "only the collection 'params' is sampled: remove batch statistics and other state"
         )
     net = LinenNet(module, _spec(variables.get("params", {})))
-    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, example)
+    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, linear, example)
 
 
 def from_nnx(
@@ -170,6 +178,7 @@ def from_nnx(
     teacher: Params | None = None,
     truth: Truth | None = None,
     controls: Sequence[str] = (),
+    linear: bool = False,
 ) -> Network:
     """The model y ~ likelihood(module(x)) of an NNX module; its parameters are its `nnx.Param`s, as a nested dict.
 
@@ -184,7 +193,9 @@ def from_nnx(
         kinds = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
         raise InputError("module", kinds, "only nnx.Param is sampled: remove batch statistics, dropout and other state")
     net = NnxNet(graphdef, _spec(nnx.to_pure_dict(params)))
-    return _network(net, likelihood, prior, inputs, target, teacher, truth, controls, _zeros(_spec(example_input)))
+    return _network(
+        net, likelihood, prior, inputs, target, teacher, truth, controls, linear, _zeros(_spec(example_input))
+    )
 
 
 def _network(
@@ -196,6 +207,7 @@ def _network(
     teacher: Params | None,
     truth: Truth | None,
     controls: Sequence[str],
+    linear: bool,
     example: Any,
 ) -> Network:
     try:
@@ -212,7 +224,21 @@ def _network(
         target = Teacher(net, Frozen(teacher))
         truth = truth or _realised(teacher, likelihood, prediction)
     prior = Normal() if prior is None else prior
-    return Network(net, likelihood, prior, inputs, target, truth, tuple(controls))
+    if linear:
+        _check_linear(net, example)
+    return Network(net, likelihood, prior, inputs, target, truth, tuple(controls), linear)
+
+
+def _check_linear(net: LinenNet | NnxNet, example: Any) -> None:
+    """InputError where the network is not linear in x and 0 at 0; tried at one random point."""
+    if getattr(example, "ndim", 0) != 2:
+        raise InputError("linear", True, "only where inputs are one array of shape [samples, inputs]: leave it out")
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = Normal().sample(keys[0], _zeros(net.spec))
+    a, b = (jax.random.normal(key, example.shape) for key in keys[1:])
+    together, apart = net(params, a + b), net(params, a) + net(params, b)
+    if not np.allclose(together, apart, rtol=1e-3, atol=1e-3 * float(jnp.max(jnp.abs(together)))):
+        raise InputError("linear", True, "the module is not linear in its inputs and 0 at 0: leave it out")
 
 
 def _realised(teacher: Params, likelihood: Gaussian | Categorical, prediction: jax.ShapeDtypeStruct) -> Truth:

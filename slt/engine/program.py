@@ -25,9 +25,9 @@ from slt.typing import Batch, InputError, Key, Params, Status
 Observables = tuple[tuple[str, Observable], ...]
 BLOCK = 64  # samples drawn under one key, so that a data set is nested by prefix whatever n a grid asks for
 
-# LLVM levels: what runs once compiles in a third of the time; what runs long is as fast at 2 as at 3, and ready sooner
+# LLVM levels: what runs once compiles in a third of the time; what runs long is as fast at 1 as at 3, and ready sooner
 ONCE: Any = {"xla_backend_optimization_level": 0}
-LONG: Any = {"xla_backend_optimization_level": 2}
+LONG: Any = {"xla_backend_optimization_level": 1}
 
 programs = collections.Counter[str]()
 """How often each program was traced, by name: once a bucket, never for a changed value."""

@@ -91,7 +91,7 @@ class Plan(NamedTuple):
     coupled: str | None
 
 
-PADDING = 1 / 8
+PADDING = 1 / 5
 """Share of a grid's samples by which padding may grow so that small n share a program."""
 
 

@@ -18,7 +18,7 @@ from slt.engine.program import draw_data
 from slt.estimators import criteria as estimators
 from slt.estimators import diagnostics
 from slt.estimators.criteria import Folded
-from slt.model import Model, Truth, Wrapped
+from slt.model import Model, Truth, Wrapped, compressed
 from slt.observables import Observable
 from slt.posterior import Posterior, Restriction
 from slt.samplers.base import Info, Sampler
@@ -39,6 +39,10 @@ class HeldOut(Wrapped):
 
     def log_likelihood(self, params: Params, batch: Batch) -> Float[Array, " b"]:
         return self.inner.log_likelihood(params, batch[0])
+
+    def compress(self, batch: Batch, count: Any) -> Batch | None:
+        fewer = compressed(self.inner, batch[0], count)
+        return None if fewer is None else (fewer, batch[1])
 
     def sample(self, key: Key, num: int) -> Batch:
         return self.inner.sample(key, num), self._laid_out(self._test(key, num), num)

@@ -203,7 +203,7 @@ def network(
         entropy=entropy,
         population_loss=LinearLoss(target, likelihood.sigma, entropy),
     )
-    return from_linen(
+    made = from_linen(
         DeepLinear(tuple(widths)),
         jnp.zeros((1, widths[0])),
         likelihood=likelihood,
@@ -213,3 +213,4 @@ def network(
         truth=truth,
         controls=("target.scale",),
     )
+    return dataclasses.replace(made, linear=True)

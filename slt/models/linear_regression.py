@@ -1,14 +1,14 @@
 """Linear regression with known noise, y = x . w + N(0, sigma^2): conjugate, on a given or a random design."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from slt.model import Model, Truth
+from slt.model import Model, Truth, linear_rows
 from slt.models._truth import known
 from slt.priors import Gaussian, Normal, Prior
 from slt.theory.elementary import sum_of_squares
@@ -67,6 +67,9 @@ class LinearRegression(Model):
         else:
             x = jnp.asarray(self.design)[jnp.arange(num) % len(self.design)]
         return x, self.likelihood.sample(noise_key, x @ self._truth)
+
+    def compress(self, batch: Batch, count: Any) -> Batch | None:
+        return linear_rows(*batch, count)
 
     def truth(self) -> Truth:
         """On a given design the population is one sample of each row."""

@@ -169,7 +169,8 @@ class _Ladder:
         self.size = posterior.n.shape[0]
         self.layout = sampler._layout(self.size)
         # the rungs share everything but n and beta: unstacked, so that data are read once and not once a rung
-        self.shared = dataclasses.replace(jax.tree.map(lambda leaf: leaf[0], posterior), reference_grad=None)
+        shared = dataclasses.replace(jax.tree.map(lambda leaf: leaf[0], posterior), reference_grad=None)
+        self.shared = dataclasses.replace(shared, fewer=None) if sampler.axis == "n" else shared
         self.full_batch_delta = getattr(sampler.inner, "batch_size", 0) is None
 
     def first_values(self) -> Float[Array, " rungs"]:
@@ -211,7 +212,7 @@ class _Ladder:
         """S of each walker at the n of the rung below, its own and the one above, from one pass over the data."""
         n, _ = self.place(values)
         if self.sampler.axis != "n":
-            total = self.each(lambda p, w: jnp.sum(p.differences(w)), values, position)
+            total = self.each(lambda p, w: p.total(w), values, position)
             return jnp.stack([total] * 3, axis=-1)
         below, above = jnp.concatenate([n[:1], n[:-1]]), jnp.concatenate([n[1:], n[-1:]])
 
