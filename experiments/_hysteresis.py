@@ -66,18 +66,23 @@ class Hysteresis:
 
 
 def quantities(run: Any) -> dict[str, Quantity]:
-    """hysteresis[a->b], the width of the loop in e-folds of t over the speed, and in the limit of slow sweeps."""
+    """hysteresis[a->b], the width of the loop in e-folds of t over the speed; hysteresis_open[a->b], whether it stays
+    open in the limit of slow sweeps (1, 0; NaN where too few sweeps came over to tell), and its width there if known.
+    """
     if "hysteresis" not in run.measures:
         return {}
     one = run.measures["hysteresis"]
     name = f"[{one.attrs['a']}->{one.attrs['b']}]"
     value, stderr = one["slow"].values
-    return {
-        f"hysteresis{name}": Quantity(
-            one["width"].values, one["width_stderr"].values, {"rate": one["rate"].values.tolist()}
-        ),
-        f"hysteresis_slow{name}": Quantity(np.array(value), np.array(stderr), {}),
+    stays = np.nan if np.isnan(value) else float(value - 2 * stderr > 0)
+    rate = {"rate": one["rate"].values.tolist()}
+    found = {
+        f"hysteresis{name}": Quantity(one["width"].values, one["width_stderr"].values, rate),
+        f"hysteresis_open{name}": Quantity(np.array(stays), np.array(np.nan), {}),
     }
+    if np.isfinite(value):
+        found[f"hysteresis_slow{name}"] = Quantity(np.array(value), np.array(stderr), {})
+    return found
 
 
 @draw.styled

@@ -39,8 +39,8 @@ class Loop:
     rate [k]: e-folds of t in a move; share [k, 2, t]: of the chains in b (of those in a or b), on the way up and on the
     way down, at each t. up, down: Estimate [k], t at which half of them are in b (NaN where that is at no t of the
     sweep); width: Estimate [k], log(up/down); slow: Estimate, the width in the limit of slow sweeps
-    (`slt.transitions.kind.slow_loop`), infinite where chains of the slowest sweep never came over, NaN with fewer than
-    three widths.
+    (`slt.transitions.kind.slow_loop`), infinite where chains of the slowest sweep never came over though those that
+    started in the other phase are there, NaN with fewer than three widths.
     """
 
     names: tuple[str, str]
@@ -189,7 +189,10 @@ def _read(
     spread = np.maximum(spread, np.log(grid[1] / grid[0]) / np.sqrt(6))  # levels are that far apart, on both ways
     rate = np.log(grid[-1] / grid[0]) / (grid.size * speeds)
     known = np.isfinite(wide) & np.isfinite(spread)
-    if np.isnan(wide[-1]) and (share[-1, 0, -1] < 0.5 or share[-1, 1, 0] >= 0.5):
+    # at an end where both ways have the same share nothing is remembered: the crossing lies beyond it
+    apart = share[-1, 1] - share[-1, 0] > 4 * np.sqrt(0.5 / chains)
+    left_behind = (share[-1, 0, -1] < 0.5 and apart[-1]) or (share[-1, 1, 0] >= 0.5 and apart[0])
+    if np.isnan(wide[-1]) and left_behind:
         slow = Estimate(np.array(np.inf), np.array(0.0))
     elif known.sum() >= 3:
         slow = slow_loop(rate[known], wide[known], spread[known])
@@ -222,6 +225,12 @@ def _verdict(
             f"at t = {grid[-1]:.4g}, and {left[1]:.0%} had left {b} at t = {grid[0]:.4g}."
         )
     if np.isnan(value):
+        if (share[-1] >= 0.5).all() or (share[-1] < 0.5).all():
+            held = b if share[-1, 0, 0] >= 0.5 else a
+            return (
+                f"No loop and no crossing between t = {grid[0]:.4g} and {grid[-1]:.4g}: most chains are in {held} at "
+                f"every t, up and down. Widen the range of t."
+            )
         return f"Too few speeds have both crossings between t = {grid[0]:.4g} and {grid[-1]:.4g}: widen the range of t."
     ends = f"{a} -> {b} at t = {float(up.value[-1]):.4g} up and {float(down.value[-1]):.4g} down in the slowest sweep"
     known = wide[np.isfinite(wide)]

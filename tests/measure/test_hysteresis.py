@@ -38,6 +38,24 @@ def test_two_basins_stay_open():
     assert "stays open" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("share", "width", "said"),
+    [
+        ([[0.80, 0.90, 0.99], [0.79, 0.91, 1.00]], np.nan, "No loop and no crossing"),  # beyond it all: no memory
+        ([[0.10, 0.20, 0.41], [0.12, 0.19, 0.40]], np.nan, "most chains are in a"),
+        ([[0.00, 0.00, 0.10], [0.02, 0.90, 1.00]], np.inf, "stays open"),  # up stays behind
+        ([[0.00, 0.60, 1.00], [0.95, 0.99, 1.00]], np.inf, "stays open"),  # down stays behind
+    ],
+)
+def test_open_is_what_remembers_its_start(share, width, said):
+    grid, chains = np.array([1.0, 3.0, 9.0]), 128
+    number = np.round(np.array(share) * chains)[None].repeat(3, 0)
+    labels = (np.arange(chains) < number[..., None]).astype(int)
+    found = measured._read(labels, (0, 1), ("a", "b"), grid, np.array([1, 2, 4]), np.random.default_rng(0))
+    np.testing.assert_equal(float(found.slow.value), width)
+    assert said in str(found)
+
+
 def test_crossings_are_read_at_one_half():
     grid = np.geomspace(1.0, 100.0, 5)
     share = np.array([[0.0, 0.2, 0.4, 0.6, 1.0], [0.6, 0.4, 0.6, 0.4, 0.8], [0.0, 0.0, 0.0, 0.0, 0.4], [1.0] * 5])
@@ -65,5 +83,7 @@ def test_a_low_barrier_lags_less_the_slower_the_sweep():
     known = width[np.isfinite(width)]
     assert known.size >= 3
     assert known[-1] < known[0]
-    assert np.asarray(found.down.value)[-1] < 31.24 < np.asarray(found.up.value)[-1]
+    up, down = ([float(np.asarray(part)[-1]) for part in way[:2]] for way in (found.up, found.down))
+    assert max(up[1], down[1]) < 0.1 * 31.24
+    assert down[0] - 4 * down[1] < 31.24 < up[0] + 4 * up[1]
     assert float(found.slow.value) - 2 * float(found.slow.stderr) < known[-1]
