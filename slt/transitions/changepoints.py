@@ -13,8 +13,12 @@ the upper phase and falls by about Delta - 1 as that is left: t<K> and C must fa
 scalar chain, s < 1.5; q = 8 columns) lets lam fall too, by at most 0.47 nats, and C by 0.94. So falls within `slack` =
 0.5 nats of lam, and twice that of C, are no transition: that is the null tested. In it a constant curve at the very
 edge is the worst case (every contrast of a non-falling curve is at most 0), so simulated constants bound the false
-alarms of all. Outside this null is what many modes do that a prior far from them lets go at once: for |w - w0|^2/2 in d
-dimensions, under N(0, 1), lam falls by about |w0|^2/8 - d/4. Begin the grid where the posterior has left the prior.
+alarms of all.
+
+A prior far from the minimum makes a fall too as it lets go: for |w - w0|^2/2 in d dimensions, under N(0, 1), lam falls
+by F = |w0|^2/8 - d/4 or so. That is slow. The slope of the fall is C - lam = -dlam/dlog t; a release of one curvature
+has at most .0481 |w0|^2, that is .39 F, and of several .3 to .67 F (eight quadratics to d = 20), while twelve pairs of
+phases have 1.0 to 1.6. So a fall whose slope stays below STEEP F is a release and no change point.
 
 Detectors: `llc` and `heat_capacity` fall; `loss` (E[L_n], no baseline needed) gives C as its slope against 1/t; the
 `occupancy` or `mass` of a phase moves faster than the null allows: as |dp/dlog t|^2 <= p (1-p) C, the angle 2 arcsin
@@ -37,6 +41,8 @@ from slt.transitions.falls import FALLING, SHARES, Curve, Noise, Test, kind
 from slt.typing import InputError
 
 SLACK = 0.5
+STEEP = 0.75
+"""Least slope of lam, over the fall, of a change of phase."""
 
 
 class Detector(NamedTuple):
@@ -72,7 +78,8 @@ class ChangePoint(NamedTuple):
 @dataclass(frozen=True)
 class Scan:
     """What a scan found. false_alarm: the probability that without a transition any detector (of any sweep, where
-    several were scanned) alarms as loudly as this one; change_points is empty where it exceeds `level`.
+    several were scanned) alarms as loudly as this one; change_points is empty where it exceeds `level`. releases:
+    (top, bottom) x of falls that a prior makes as it lets go, see the module; with nothing else false_alarm is 1.
     """
 
     change_points: tuple[ChangePoint, ...]
@@ -80,6 +87,7 @@ class Scan:
     level: float
     detectors: dict[str, Detector]
     verdict: str
+    releases: tuple[tuple[float, float], ...] = ()
 
 
 def detect(
@@ -156,11 +164,14 @@ def detect(
         told = f"No change point at a run-wise {level:.3g}: false alarms as loud have probability {false_alarm:.2g}."
         return Scan((), false_alarm, level, found, told)
     several = {kind(n): np.asarray(each, np.float64) for n, each in (replicates or {}).items() if kind(n) in FALLING}
-    points = _located(x, times, given, made, found, loud, slack, places, several)
+    points, releases = _located(x, times, given, made, found, loud, slack, places, several)
+    let_go = "; ".join(f"{axis} = {top:.4g} to {bottom:.4g}" for top, bottom in releases)
+    let_go = f" lam falls at {let_go} no faster than a prior lets go of a single phase." if releases else ""
+    if not points:
+        return Scan((), 1.0, level, found, f"No change point at a run-wise {level:.3g}:{let_go}", releases)
     told = "; ".join(_say(point, axis) for point in points)
-    return Scan(
-        points, false_alarm, level, found, f"{told}. Probability of a false alarm in the run: {false_alarm:.2g}."
-    )
+    told = f"{told}. Probability of a false alarm in the run: {false_alarm:.2g}.{let_go}"
+    return Scan(points, false_alarm, level, found, told, releases)
 
 
 def _checked(x: np.ndarray, name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -208,13 +219,17 @@ class _Monotone(BaseCost):
 def _located(
     x: np.ndarray, t: np.ndarray, given: Any, made: Mapping[str, Curve], found: Mapping[str, Detector],
     loud: tuple[str, ...], slack: float, places: np.ndarray, several: Mapping[str, np.ndarray],
-) -> tuple[ChangePoint, ...]:  # fmt: skip
-    """Change points of the detectors that alarmed: falls are segmented by ruptures, the rest stand where they
-    peaked.
+) -> tuple[tuple[ChangePoint, ...], tuple[tuple[float, float], ...]]:  # fmt: skip
+    """Change points of the detectors that alarmed, and releases: falls are segmented by ruptures, the rest stand where
+    they peaked.
     """
     falling = {name: made[name] for name in loud if name in made}
     points: list[ChangePoint] = []
+    releases: list[tuple[float, float]] = []
     for top, bottom in _segments(x, falling, max((found[name].critical for name in falling), default=0.0)):
+        if _released(t, given, top, bottom):
+            releases.append((float(x[top]), float(x[bottom])))
+            continue
         near = tuple(n for n in loud if found[n].between[0] <= x[bottom] and found[n].between[1] >= x[top])
         with np.errstate(over="ignore", invalid="ignore"):  # where the fit strays
             fit = maxwell.fit(t, {kind(n): given[n] for n in given if kind(n) in FALLING}, top, bottom, several)
@@ -228,10 +243,25 @@ def _located(
             points.append(_bracket(x, (top, bottom), near, np.log(x)))
     for name in loud:
         low, high = found[name].between
-        if name not in made and not any(p.between[0] <= high and low <= p.between[1] for p in points):
+        taken = [p.between for p in points] + releases
+        if name not in made and not any(a <= high and low <= b for a, b in taken):
             ends = tuple(int(np.searchsorted(x, each)) for each in (low, high))
             points.append(_bracket(x, (ends[0], ends[1]), (name,), places))
-    return tuple(sorted(points, key=lambda point: point.x))
+    return tuple(sorted(points, key=lambda point: point.x)), tuple(releases)
+
+
+def _released(t: np.ndarray, given: Mapping[str, tuple[np.ndarray, np.ndarray]], top: int, bottom: int) -> bool:
+    """Whether lam falls by no more an e-fold than a prior lets go: C - lam below STEEP of the fall, but for an error;
+    False where C or lam is not given.
+    """
+    named = {kind(name): pair for name, pair in given.items() if kind(name) in FALLING}
+    if not {"llc", "heat_capacity"} <= named.keys():
+        return False
+    (lam, lam_error), (heat, heat_error) = named["llc"], named["heat_capacity"]
+    inside = slice(top, bottom + 1)
+    slope = (heat - lam - np.hypot(heat_error, lam_error))[inside]
+    fall = lam[top] - lam[bottom]
+    return bool(np.isfinite(slope).any() and np.isfinite(fall) and np.nanmax(slope) < STEEP * fall)
 
 
 def _bracket(x: np.ndarray, ends: tuple[int, int], names: tuple[str, ...], places: np.ndarray) -> ChangePoint:

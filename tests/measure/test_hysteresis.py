@@ -39,7 +39,7 @@ def test_two_basins_stay_open():
 
 
 @pytest.mark.parametrize(
-    ("share", "width", "said"),
+    "share, width, said",
     [
         ([[0.80, 0.90, 0.99], [0.79, 0.91, 1.00]], np.nan, "No loop and no crossing"),  # beyond it all: no memory
         ([[0.10, 0.20, 0.41], [0.12, 0.19, 0.40]], np.nan, "most chains are in a"),

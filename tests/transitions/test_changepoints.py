@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from slt.estimators import diagnostics, llc
 from slt.theory import exact
@@ -159,6 +160,49 @@ def test_false_alarms_of_the_smooth_null(rng: np.random.Generator) -> None:
         y = (1 + k % 3) * np.tanh((1 + 0.1 * k) * h) + 0.03 * rng.standard_normal(20)
         alarms += bool(detect(h, {"order": (y, 0.03)}, axis="control", scale=0.5, seed=k).change_points)
     assert alarms <= 1
+
+
+@pytest.mark.parametrize("d, away", [(1, 3.0), (4, 2.0), (10, 2.0), (20, 2.5)])
+def test_a_prior_that_lets_go_is_no_change_point(d: int, away: float, rng: np.random.Generator) -> None:
+    """|w - w0|^2/2 under N(0, 1), exact: lam falls by up to 7 nats as the prior lets go, and no faster than that."""
+    alarms = []
+    for seed in range(8):
+        t = np.geomspace(rng.uniform(0.05, 1), 100, 16)
+        s = t / (1 + t)
+        lam, heat = d * (s * (1 - s) * away**2 / 2 + s / 2), d * (s**2 * (1 - s) * away**2 + s**2 / 2)
+        scan = detect(t, noisy(lam, heat, t, 2000, rng), seed=seed)
+        assert scan.releases or scan.false_alarm > scan.level
+        alarms.append(len(scan.change_points))
+    assert sum(alarms) == 0
+
+
+W = np.linspace(-3, 3, 12001)
+LANDSCAPES = {
+    "sextic and |w|^1.5": np.minimum(0.03 + (W + 1) ** 6, 4 * np.abs(W - 1) ** 1.5),
+    "narrow": np.minimum(0.005 + (W + 1) ** 4, 100 * (W - 1) ** 2),
+    "two quadratics": np.minimum(0.02 + (W + 1) ** 2, 100 * (W - 1) ** 2),
+    "a cusp": np.minimum(0.1 + 3 * (W + 1) ** 2, 10 * np.abs(W - 1)),
+}
+
+
+@pytest.mark.parametrize("name", LANDSCAPES)
+def test_other_pairs_of_phases_are_dated(name: str, rng: np.random.Generator) -> None:
+    """The t at which two basins weigh the same, from curves of the whole: within four per cent of sums over a grid."""
+    k, weight = LANDSCAPES[name], np.exp(-(W**2) / 2)
+
+    def odds(log_t: float) -> float:
+        p = weight * np.exp(-np.exp(log_t) * k)
+        return float(np.log(p[W > 0].sum() / p[W <= 0].sum()))
+
+    critical = np.exp(optimize.brentq(odds, np.log(5.0), np.log(5000.0)))
+    dates = []
+    for seed in range(10):
+        t = np.geomspace(critical / 20, critical * 20, 17) * rng.uniform(0.8, 1.25)
+        (point,) = detect(t, noisy(*moments(k, weight, t), t, 3000, rng), seed=seed).change_points
+        assert point.interval[0] < critical < point.interval[1]
+        dates.append(np.log(point.x / critical))
+    assert abs(np.mean(dates)) < 0.04
+    assert np.std(dates) < 0.1
 
 
 def test_maxwell_fit_on_exact_curves() -> None:
