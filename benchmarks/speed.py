@@ -211,7 +211,7 @@ def mixing(case: Case, sampler: Sampler, row: dict[str, Any], seconds: float) ->
 
 
 def equal_bias(case: Case, rows: list[dict[str, Any]], seconds: float) -> None:
-    """Into SGLD's row: its mixing at the step where its bias is BIAS (of first order in the step), beside HMC's."""
+    """Into SGLD's row: its mixing at the step, larger or smaller, where its bias is BIAS, beside HMC's."""
     by_name = {row["sampler"]: row for row in rows}
     if not {"SGLD", "HMC"} <= by_name.keys() or "llc" not in by_name["HMC"]:
         return
@@ -220,13 +220,14 @@ def equal_bias(case: Case, rows: list[dict[str, Any]], seconds: float) -> None:
     if not isinstance(sampler, SGLD):
         raise TypeError("the case's SGLD is none")
     step, found = case.epsilon, row
-    for _ in range(3):
+    for _ in range(5):
         bias = found["llc"] / exact - 1
-        error, rate = found["llc_stderr"] / exact, found["ess_per_s"]
-        tried.append({"step": step, "bias": bias, "stderr": error, "ess_per_s": rate})
-        if abs(bias) <= 1.5 * BIAS:
+        error = math.hypot(found["llc_stderr"], by_name["HMC"]["llc_stderr"]) / exact
+        tried.append({"step": step, "bias": bias, "stderr": error, "ess_per_s": found["ess_per_s"]})
+        if abs(abs(bias) - BIAS) <= max(0.25 * BIAS, error):
             break
-        step = float(np.clip(step * BIAS / abs(bias), step / 20, step))
+        # of first order in the step; a bias within its error says no more than that the step may grow
+        step *= float(np.clip(BIAS / max(abs(bias), error, 1e-9), 1 / 20, 4))
         found = mixing(case, dataclasses.replace(sampler, step_size=step), row, seconds)
     last, other = tried[-1], by_name["HMC"]["ess_per_s"]
     rate = other / last["ess_per_s"] if last["ess_per_s"] and other else None

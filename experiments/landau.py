@@ -23,7 +23,7 @@ from slt.transitions.crossing import Crossing
 from slt.transitions.lines import Line
 from slt.typing import InputError, Quantity
 
-from . import _hysteresis
+from . import _hysteresis, _scaling
 from . import _shared as shared
 from ._landau import ORIGIN, OUTER, Exact, coexistence, exact_h, exact_t, followed
 
@@ -79,7 +79,8 @@ def _crossings(run: Any) -> tuple[list[Crossing | None], list[Crossing | None]]:
 def summarise(run: Any) -> dict[str, Quantity]:
     """Of the line followed by slt.line: critical_t[origin->outer] and slope[clausius_clapeyron] over h, end_h, end_t.
     Of the ladders' shares: ladder_t[origin->outer] over h, with slope[line] by finite differences, and
-    critical_h[outer->origin] over t. Exact values; the loop between sweeps of t up and down (hysteresis).
+    critical_h[outer->origin] over t. Exact values; the loop between sweeps of t up and down (hysteresis); the order
+    along t (first_order[..]).
     """
     data = _main(run)
     if data is None:
@@ -94,7 +95,8 @@ def summarise(run: Any) -> dict[str, Quantity]:
         "exact_t[origin->outer]": shared.known(t_c, {"h": h.tolist()}),
         "exact_h[outer->origin]": shared.known([exact_h(exact, each) for each in t], {"t": t.tolist()}),
     }
-    return found | followed(run) | _slopes(exact, h, t_c, along_t) | _hysteresis.quantities(run)
+    found |= followed(run) | _slopes(exact, h, t_c, along_t)
+    return found | _hysteresis.quantities(run) | _scaling.quantities(run)
 
 
 def _slopes(exact: Exact, h: np.ndarray, t_c: np.ndarray, along_t: list[Crossing | None]) -> dict[str, Quantity]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slt.measure.hysteresis import hysteresis
     from slt.measure.line import line
     from slt.measure.llc import llc
-    from slt.measure.transition import scaling, transition
+    from slt.measure.transition import repeated, scaling, transition
     from slt.model import Model, Truth, potential
     from slt.observables import Observable, log_mean_exp, mean, trace
     from slt.phases import Basin, Phases
@@ -76,6 +76,7 @@ __all__ = [
     "phase_free_energies",
     "potential",
     "prepare",
+    "repeated",
     "run",
     "scaling",
     "summarise",
@@ -127,6 +128,7 @@ _HOME = {
     "phase_free_energies": "measure.free_energy",
     "potential": "model",
     "prepare": "engine",
+    "repeated": "measure.transition",
     "run": "engine",
     "scaling": "measure.transition",
     "summarise": "analysis",
