@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, IMAGES = "gallery.md", "images/gallery"
 DPI, COLOURS = 150, 64
 """Of the images: small enough for a clone, sharp enough for a page."""
-FIGURES, NUMBERS, POINTS = 2, 6, 5
+FIGURES, NUMBERS, POINTS = 2, 6, 12
 TOP = """\
 # Gallery
 
@@ -149,6 +149,7 @@ def numbers(run: Any, patterns: Sequence[str]) -> Iterator[str]:
         chosen = [name for name in run.quantities if any(fnmatch.fnmatchcase(name, one) for one in plain)]
     else:
         critical = [name for name in names if Named.of(name, parts).family.startswith(CRITICAL)]
+        critical += [name for name in run.quantities if "descent.critical_" in name and name not in critical]
         chosen = critical or names[:NUMBERS]
     for name in chosen:
         one = run.quantities[name]
