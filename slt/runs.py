@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import time
 import zlib
@@ -20,9 +21,12 @@ from slt.config import RunConfig
 from slt.drivers import Part
 from slt.engine import Chunk
 from slt.quench import baselines
-from slt.results import Run, Store, crew, measures
+from slt.results import Origin, Run, Store, crew, measures
 from slt.results.layout import Layout
+from slt.results.manifest import Manifest
 from slt.typing import InputError, Key
+
+LOG = logging.getLogger("slt.runs")
 
 Watching = Callable[[Sequence[Part]], contextlib.AbstractContextManager[drivers.Progress]]
 """Given the parts of a run, a context in which it is told of each saved chunk."""
@@ -109,10 +113,18 @@ def resume(
     watching: Watching | None = None,
     devices: int | str | None = None,
 ) -> Run:
-    """Go on with a run from its last checkpoints, by its own config; a finished run gets its summary written anew."""
-    made = config.load(place, allow_import)
+    """Go on with a run from its last checkpoints, by its own config; a finished run gets its summary written anew.
+
+    A config.yaml that is lost is restored from the manifest; InputError where it is not what the draws were made with.
+    """
+    made, found = _own(place, allow_import)
     (parts, layouts), kind = ready(made, devices), _crew()
-    store = kind.open(place, layouts) if crew.first() else crew.Follower(place, layouts)
+    if not crew.first():
+        store = crew.Follower(place, layouts)
+    elif found.longer:  # an extension that was killed before the manifest knew of it
+        store = kind.open(place, layouts, config_text=config.dump(made), attrs=_attrs(made))
+    else:
+        store = kind.open(place, layouts, config_text=config.dump(found.config) if found.lost else None)
     return _go_on(made, parts, store, watching)
 
 
@@ -125,7 +137,7 @@ def extend(
     devices: int | str | None = None,
 ) -> Run:
     """Give a run more draws: overrides as for `slt.config.extended`. What is there stays."""
-    longer = config.extended(config.load(place, allow_import), overrides)
+    longer = config.extended(_own(place, allow_import)[0], overrides)
     chunks = results.chunk_lengths(place)
     for prefix, sweep in config.sweeps(longer):
         if sweep.schedule.chunk is None:  # then it depends on the draws, and stored chunks keep their length
@@ -136,6 +148,14 @@ def extend(
     else:
         store = crew.Follower(place, layouts)
     return _go_on(longer, parts, store, watching)
+
+
+def _own(place: Path, allow_import: Sequence[str]) -> tuple[RunConfig, Origin]:
+    """The config of a run directory, and where it was found."""
+    found = results.origin(Manifest(place))
+    if found.lost and crew.first():
+        LOG.warning("%s %s: restored from the manifest", place / config.FILE, found.lost)
+    return config.trusted(found.config, str(place / config.FILE), allow_import), found
 
 
 def ready(made: RunConfig, devices: int | str | None = None) -> tuple[list[Part], dict[str, Layout]]:

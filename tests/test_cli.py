@@ -194,7 +194,7 @@ def test_a_run_leaves_its_results(finished: Finished, capsys: pytest.CaptureFixt
     place = finished.place
     assert finished.out.split() == ["results:", f"{place};", "figures:", f"{place / 'figures'}"]
     summary = json.loads((place / "summary.json").read_text())
-    assert {"quantities", "health", "wall_s", "digest"} == set(summary)
+    assert {"quantities", "health", "wall_s", "digest", "checksum"} == set(summary)
     assert np.shape(summary["quantities"]["loss"]["value"]) == (2, 2, 1)
     assert summary["quantities"]["wells.occupancy[left]"]["coords"] == {"t": [1.0, 10.0]}
     assert summary["digest"] == config.digest(config.load(place, ["tiny_model"]))

@@ -1,5 +1,6 @@
 """Runs on disk: what is written is what the engine saw, whatever is killed, lengthened, damaged or held by another."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -29,6 +31,7 @@ from slt.results import (
     checkpoint,
     chunk_lengths,
     compare,
+    events,
     load,
     manifest,
     provenance,
@@ -487,6 +490,226 @@ def test_what_is_no_run_directory(tmp_path, finished):
     assert load(copied).complete
 
 
+def flipped(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def bits(file: Path, number: int) -> list[int]:
+    """Some bits of a file, the same each time."""
+    return np.random.default_rng(0).choice(8 * file.stat().st_size, number, replace=False).tolist()
+
+
+def test_no_flipped_bit_of_the_manifest_goes_unseen(tmp_path, finished):
+    copied = tmp_path / "run"
+    shutil.copytree(finished, copied)
+    content = (copied / manifest.FILE).read_bytes()
+    last = 8 * (len(content) - 1)  # the last line's end: that line does not count then
+    for bit in [*bits(copied / manifest.FILE, 200), *range(8 * content.rindex(b'"crc"'), last)]:
+        flipped(copied / manifest.FILE, bit)
+        with pytest.raises(InputError, match=r"(line \d+ cannot be read).*(slt resume|slt run)"):
+            load(copied)
+        (copied / manifest.FILE).write_bytes(content)
+
+
+@pytest.mark.parametrize("how, line", [("flipped", 2), ("flipped", 4), ("removed", 3), ("zeros", -1), ("cut", -1)])
+def test_what_follows_a_bad_line_is_computed_again(tmp_path, finished, how, line):
+    path, reference = tmp_path / "run", load(finished).data
+    shutil.copytree(finished, path)
+    whole, file = files(path), path / manifest.FILE
+    lines = file.read_bytes().splitlines(keepends=True)
+    if how == "flipped":
+        flipped(file, 8 * len(b"".join(lines[:line])) + 100)
+    elif how == "removed":
+        file.write_bytes(b"".join(lines[:line] + lines[line + 1 :]))
+    else:
+        file.write_bytes(b"".join(lines) + b"\0" * 40 + b"\n" * (how == "zeros"))
+    if how == "cut":
+        assert load(path).complete
+    else:
+        with pytest.raises(InputError, match=r"manifest.jsonl.*slt resume"):
+            load(path)
+    resume(path, small())
+    assert files(path) == whole
+    xr.testing.assert_identical(load(path, verify=True).data, reference)
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_a_run_is_lost_without_its_first_lines(tmp_path, finished, line):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    content = (path / manifest.FILE).read_bytes()
+    flipped(path / manifest.FILE, 8 * line * (content.index(b"\n") + 1) + 80)
+    with pytest.raises(InputError, match=rf"line {line + 1} cannot be read.*config.yaml elsewhere"):
+        Store.open(path, {"main": layout(small())})
+    assert not (path / manifest.LOCK).exists()
+    assert (path / manifest.FILE).stat().st_size == len(content)
+
+
+CHUNK = {"event": "chunk", "part": "main", "bucket": 0, "first": 0, "stop": 20, "seconds": 1,
+         "broken": [], "files": {}}  # fmt: skip
+FILES = {"event": "files", "part": "main"}
+MEASURE = {"event": "measure", "measure": "m", "draws": 1, "seconds": 1, "files": {}}
+RECORD = [1, "0" * 32]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(CHUNK | one for one in (
+            {"broken": [[0, 0, 1, 99]]}, {"broken": [[0, 55, 1, 1]]}, {"broken": [[99, 0, 1, 1]]}, {"broken": 3},
+            {"broken": [[0, -1, 1, 1]]}, {"bucket": -1}, {"bucket": 7}, {"first": -1}, {"stop": 46}, {"seconds": "x"},
+            {"part": "unknown"}, {"part": []}, {"files": []}, {"files": {"../x": RECORD}}, {"files": {"x": [1]}},
+        )),
+        *(FILES | {"files": {file: RECORD}} for file in ("/dev/zero", "../../dev/zero", "a/../../b", "", "a//b", ".")),
+        *(MEASURE | one for one in ({"measure": "../../x"}, {"measure": "/x"}, {"measure": 3}, {"files": None},
+                                    {"seconds": None})),
+        {"event": "forget", "measure": "../../x"},
+        {"event": "piece", "measure": "m", "file": "../x", "record": RECORD},
+        {"event": "piece", "measure": "m", "file": "x", "record": 3},
+        {"event": "create", "part": "main"},
+        {"event": "extend", "part": "main", "draws": 3, "rewritten": []},
+        {"event": "add", "part": "main", "variables": {"x": 3}},
+        {"event": "attrs", "attrs": []},
+        {"event": "unknown", "part": "main"},
+        {},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_line_leads_astray(tmp_path, finished, event):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    file = path / manifest.FILE
+    content = file.read_bytes()
+    file.write_bytes(content + events.sealed(event, zlib.crc32(content)))
+    with pytest.raises(InputError, match=r"line \d+ cannot be read.*slt resume"):
+        load(path)
+    with Store.open(path, {"main": layout(small())}):
+        pass
+    assert file.read_bytes() == content
+    assert load(path).complete
+
+
+def test_sound_lines_are_taken(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    content = (path / manifest.FILE).read_bytes()
+    for event in (CHUNK | {"broken": [[0, 2, -1, 1]]}, FILES | {"files": {"a/b": RECORD}}, MEASURE):
+        (path / manifest.FILE).write_bytes(content + events.sealed(event, zlib.crc32(content)))
+        assert not manifest.Manifest(path).lost
+
+
+def test_a_manifest_of_before_has_no_checksums(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    lines = [json.loads(line) for line in (path / manifest.FILE).read_text().splitlines()]
+    old = "".join(json.dumps({key: one[key] for key in one if key != "crc"}) + "\n" for one in lines)
+    (path / manifest.FILE).write_text(old)
+    assert load(path).complete
+    resume(path, small(60), attrs=ATTRS)
+    assert load(path, verify=True).data["main"].attrs["draws"] == 60
+    flipped(path / manifest.FILE, 8 * 10)
+    with pytest.raises(InputError, match="line"):
+        load(path)
+
+
+METADATA = ["zarr.json", "main/zarr.json", "main/delta/zarr.json", "main/n/zarr.json"]
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered"])
+@pytest.mark.parametrize("file", METADATA)
+def test_damaged_metadata_are_named_and_mended(tmp_path, finished, file, how):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    whole = files(path)
+    damage(path / store.DATA / file, how)
+    with pytest.raises(InputError, match=rf"{file}.*slt resume"):
+        load(path, verify=True)
+    with Store.open(path, {"main": layout(small())}):
+        pass
+    assert files(path) == whole
+
+
+def test_no_flipped_bit_of_the_metadata_goes_unseen(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    file = path / store.DATA / "zarr.json"
+    content, seen, told = file.read_bytes(), json.loads(file.read_bytes()), 0
+    for bit in bits(file, 100):
+        flipped(file, bit)
+        try:
+            assert json.loads(file.read_bytes()) == seen or not store.readable(path)
+        except ValueError:
+            assert not store.readable(path)
+        told += not store.readable(path)
+        file.write_bytes(content)
+    assert told > 50
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\0", "{}", "[]", "null", '{"pid":1}', '{"pid":"1","host":"h","started":null}',
+                '{"pid":1,"host":"h","started":null,"job":3}'])  # fmt: skip
+def test_a_lock_that_names_no_process(tmp_path, finished, content):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    (path / manifest.LOCK).write_text(content)
+    with pytest.raises(InputError, match=r"run/lock.*if none does, delete this file"):
+        Store.open(path, {"main": layout(small())})
+    assert (path / manifest.LOCK).read_text() == content
+    assert not list(path.glob("lock.*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["summary.json", "summary.json.partial", "config.yaml", "manifest.jsonl", "lock", "log", "checkpoints",
+             "checkpoints/main", "figures", ".skeleton", "data.zarr", "data.zarr/main/delta/c", "measures"],
+)  # fmt: skip
+def test_a_run_directory_that_leads_elsewhere_is_refused(tmp_path, finished, name):
+    path, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(finished, path)
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    if (path / name).exists():
+        (path / name).rename(tmp_path / "moved")
+    (path / name).symlink_to(tmp_path / "moved" if (tmp_path / "moved").exists() else outside)
+    for way in (load, lambda path: Store.open(path, {"main": layout(small())})):
+        with pytest.raises(InputError, match=rf"{name}.*link"):
+            way(path)
+    assert [file.name for file in outside.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [("summary.json", "pipe"), ("log", "pipe"), ("manifest.jsonl", "pipe"), ("config.yaml", "folder"),
+     ("summary.json", "folder"), ("checkpoints", "file"), ("figures", "file")],
+)  # fmt: skip
+def test_what_is_of_another_kind_is_refused(tmp_path, finished, name, kind):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    if (path / name).exists():
+        (path / name).rename(tmp_path / "moved")
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "file": Path.touch}[kind](path / name)
+    with pytest.raises(InputError, match=name):
+        load(path)
+
+
+def test_a_run_directory_may_be_reached_by_a_link(tmp_path, finished):
+    (tmp_path / "link").symlink_to(finished)
+    assert load(tmp_path / "link").complete
+
+
+def test_a_file_is_replaced_where_it_lies(tmp_path):
+    victim, file = tmp_path / "victim", tmp_path / "file"
+    victim.write_text("mine")
+    (tmp_path / "file.partial").symlink_to(victim)
+    for content in (b"one", b"two"):
+        store.replace(file, content)
+        assert file.read_bytes() == content
+        (tmp_path / "file.partial").write_text("left by a kill")
+    assert not file.is_symlink()
+    assert victim.read_text() == "mine"
+
+
 def test_a_directory_is_never_overwritten_or_half_made(tmp_path, finished):
     parts = {"main": layout(small())}
     with pytest.raises(InputError, match="never overwritten"):
@@ -646,9 +869,33 @@ def test_summary_is_plain_json(tmp_path, finished):
     assert load(path).quantities.keys() == QUANTITIES.keys()
     with pytest.raises(InputError, match="shape of coords"):
         write_summary(path, {"bad": Quantity(np.ones(3), np.ones(3), {"t": [1.0]})}, {}, 0.0, "")
-    (path / "summary.json").write_text('{"quantities"')
-    with pytest.raises(InputError, match=r"summary.json"):
-        load(path)
+
+
+def test_no_damage_to_a_summary_goes_unseen(tmp_path, finished):
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    write_summary(path, QUANTITIES, {}, 1.5, "abc")
+    file = path / "summary.json"
+    content, seen = file.read_bytes(), json.loads(file.read_bytes())
+    for bit in bits(file, 100):
+        flipped(file, bit)
+        with contextlib.suppress(ValueError):
+            if json.loads(file.read_bytes()) == seen:  # white space
+                file.write_bytes(b"")
+        with pytest.raises(InputError, match=r"summary.json.*slt resume"):
+            read_summary(path)
+        file.write_bytes(content)
+    plain = {key: value for key, value in seen.items() if key != "checksum"}
+    file.write_text(json.dumps(plain))  # of before there were checksums
+    assert read_summary(path).wall_s == 1.5
+    bad = {"value": [1.0, 2.0], "stderr": [0.1], "coords": {"t": [1.0]}}
+    for wrong in ([], {}, plain | {"quantities": {"x": bad}}, plain | {"quantities": []}, plain | {"health": 3}):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match=r"summary.json.*slt resume"):
+            load(path)
+    with Store.open(path, {"main": layout(small())}):
+        pass
+    assert load(path).summary is None  # written anew at the run's end
 
 
 def test_compare_sets_numbers_side_by_side(tmp_path, finished):

@@ -62,6 +62,7 @@ __all__ = [
     "smoke",
     "structured",
     "sweeps",
+    "trusted",
 ]
 
 FILE = "config.yaml"
@@ -238,9 +239,10 @@ def _experiment(name: str, allow_import: Sequence[str] | None) -> str:
     return name
 
 
-def dump(config: RunConfig) -> str:
+def dump(config: RunConfig | Mapping[str, Any]) -> str:
     """The config as plain YAML that `load` and a person can read."""
-    return yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    shown = plain(config) if isinstance(config, RunConfig) else config
+    return yaml.dump(shown, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -269,11 +271,18 @@ def load(folder: Path, allow_import: Sequence[str] = ()) -> RunConfig:
         raise InputError("run", str(folder), f"is no run directory: it has no {FILE}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise InputError("config", str(path), f"is not YAML: {' '.join(str(error).split())}") from error
+    return trusted(raw, str(path), allow_import)
+
+
+def trusted(raw: Any, where: str, allow_import: Sequence[str] = ()) -> RunConfig:
+    """The config that a run directory has, as `load`, of its plain container; where: the file that is named if bad."""
+    if not isinstance(raw, dict) or not raw:
+        raise InputError("config", where, "holds no settings")
     if interpolated(raw):
-        raise InputError("config", str(path), "a resolved config has no ${...}: it was altered")
-    return read(raw if isinstance(raw, dict) else {"config": raw}, allow_import=allowed(allow_import))
+        raise InputError("config", where, "a resolved config has no ${...}: it was altered")
+    return read(raw, allow_import=allowed(allow_import))
 
 
 def allowed(entries: Sequence[str]) -> list[str]:

@@ -1,10 +1,9 @@
 """Finished and unfinished runs as labelled data: opening them, their summary, two side by side, what made them."""
 
-import json
 import math
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -13,22 +12,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import xarray as xr
-import yaml
 
 import slt
 from slt.engine.program import kept
 from slt.results import measures
+from slt.results.events import UNREADABLE
+from slt.results.events import Part as State
 from slt.results.layout import Layout
 from slt.results.manifest import Manifest
-from slt.results.manifest import Part as State
-from slt.results.place import place, replace, zarr_store
-from slt.results.skeleton import DATA
-from slt.results.store import CONFIG, Store, readable
+from slt.results.origin import CONFIG, Origin, entries, origin
+from slt.results.place import place, zarr_store
+from slt.results.skeleton import CHECKSUM, DATA, readable
+from slt.results.store import Store
+from slt.results.summary import SUMMARY, Summary, read_summary, write_summary
 from slt.typing import InputError, Quantity
 
 __all__ = [
     "Comparison",
     "Layout",
+    "Origin",
     "Quantity",
     "Row",
     "Run",
@@ -38,6 +40,7 @@ __all__ = [
     "compare",
     "entries",
     "load",
+    "origin",
     "place",
     "provenance",
     "read_summary",
@@ -45,7 +48,6 @@ __all__ = [
     "write_summary",
 ]
 
-SUMMARY = "summary.json"
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -59,16 +61,6 @@ PACKAGES = (
     "zarr",
     "orbax-checkpoint",
 )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What summary.json holds: quantities by name, health by part, seconds of the run, digest of its config."""
-
-    quantities: dict[str, Quantity]
-    health: dict[str, Any]
-    wall_s: float
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -104,30 +96,40 @@ def load(path: str | Path, *, verify: bool = False) -> Run:
     """Open a run directory, finished or not; nothing in it is executed or changed.
 
     Every file that was committed must be there in its full size; with `verify` its checksum must agree too, as else it
-    must when it is read from `data`. InputError names the file that does not, and where `path` is no run directory.
+    must when it is read from `data`. Whatever is small is checked whole: manifest, config, metadata, summary.
+    InputError names the file that is not as it was written, and where `path` is no run directory.
     """
     folder = place(path)
     manifest = Manifest(folder)
+    if manifest.lost:
+        cure = f"{manifest.lost}: `slt resume {folder}` goes on from the lines before it"
+        raise InputError("run", str(manifest.path), cure)
     damage = next(manifest.damage(verify), None)
     if damage is not None:
         cure = f"{damage.problem}: `slt resume {folder}` computes it again"
         raise InputError("run", str(folder / damage.file), cure)
+    found = origin(manifest)
+    if found.lost:
+        raise InputError("run", str(folder / CONFIG), f"{found.lost}: `slt resume {folder}` restores it")
+    root = folder / DATA / "zarr.json"
     if not readable(folder):
-        raise InputError("run", str(folder / DATA / "zarr.json"), f"cannot be read: `slt resume {folder}` mends it")
+        raise InputError("run", str(root), f"cannot be read or was altered: `slt resume {folder}` mends it")
 
     def look(key: str, content: bytes) -> None:
         manifest.look(f"{DATA}/{key}", content)
 
     store = zarr_store(folder / DATA, look)
-    tree = xr.open_datatree(store, engine="zarr", chunks=None, decode_times=False, zarr_format=3)
-    groups = {name: _cut(tree[name].to_dataset(), state) for name, state in manifest.parts.items()}
-    data = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **groups})
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError("run", str(folder / CONFIG), f"cannot be read: {error}") from error
+        tree = xr.open_datatree(store, engine="zarr", chunks=None, decode_times=False, zarr_format=3)
+        groups = {name: _cut(tree[name].to_dataset(), state) for name, state in manifest.parts.items()}
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError("run", str(root), f"does not fit the run ({error}): `slt resume {folder}` mends it") from error
+    attrs = {key: value for key, value in tree.attrs.items() if key != CHECKSUM}
+    data = xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **groups})
     summary = read_summary(folder) if (folder / SUMMARY).exists() else None
-    return Run(folder, data, config, summary, manifest.health(), measures.load(manifest))
+    return Run(folder, data, found.config, summary, manifest.health(), measures.load(manifest))
 
 
 def recorded(path: str | Path) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def _cut(data: xr.Dataset, state: State) -> xr.Dataset:
     cut = data.isel({dim: slice(0, kept(state.common, every)) for dim, every in thinning.items()})
     for name in ("status", "broken_at"):
         cut[name] = data[name].copy(data=np.full(data[name].shape, 0 if name == "status" else -1, data[name].dtype))
-    for cell, chain, draw, status in (entry for entries in state.broken.values() for entry in entries):
+    for cell, chain, draw, status in (entry for bucket in state.broken.values() for entry in bucket):
         if cell < data["offset"].size:
             where = (*np.unravel_index(cell, data["offset"].shape), chain)
             cut["status"].values[where], cut["broken_at"].values[where] = status, draw
@@ -159,75 +161,6 @@ def _cut(data: xr.Dataset, state: State) -> xr.Dataset:
     if not state.complete:
         cut.attrs["incomplete"] = f"{state.common} of {state.draws} draws are there: `slt resume` makes the others"
     return cut
-
-
-def write_summary(
-    path: str | Path,
-    quantities: Mapping[str, Quantity],
-    health: Mapping[str, Any],
-    wall_s: float,
-    digest: str,
-) -> None:
-    """Write summary.json (replaced atomically). Arrays as nested lists in the order of coords, not-finite as null.
-
-    InputError where a quantity's arrays do not have the shape of its coords.
-    """
-    shown = {name: _quantity(name, one) for name, one in quantities.items()}
-    content = {"quantities": shown, "health": dict(health), "wall_s": wall_s, "digest": digest}
-    text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    replace(place(path) / SUMMARY, text.encode() + b"\n")
-
-
-def read_summary(path: str | Path) -> Summary:
-    """summary.json of a run directory, null as NaN."""
-    file = place(path) / SUMMARY
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        quantities = {
-            name: Quantity(
-                np.array(one["value"], float),
-                np.array(one["stderr"], float),
-                one["coords"],
-                _interval(one["interval"]) if "interval" in one else None,
-            )
-            for name, one in content["quantities"].items()
-        }
-        wall_s = math.nan if content["wall_s"] is None else content["wall_s"]
-        return Summary(quantities, content["health"], wall_s, content["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("summary", str(file), f"cannot be read ({error!r}): `slt resume` writes it anew") from error
-
-
-def _quantity(name: str, one: Quantity) -> dict[str, Any]:
-    coords = {key: np.asarray(values).tolist() for key, values in one.coords.items()}
-    value, stderr, shape = np.asarray(one.value), np.asarray(one.stderr), tuple(map(len, coords.values()))
-    if value.shape != shape or stderr.shape != shape:
-        raise InputError(name, (value.shape, stderr.shape), f"value and stderr must have the shape of coords, {shape}")
-    shown = {"value": value.tolist(), "stderr": stderr.tolist(), "coords": coords}
-    if one.interval is None:
-        return shown
-    interval = np.asarray(one.interval, float)
-    if interval.shape != (*shape, 2):
-        raise InputError(name, interval.shape, f"its interval must have the shape {(*shape, 2)}: low and high")
-    return shown | {"interval": interval.tolist()}
-
-
-def _interval(shown: Any) -> np.ndarray:
-    """An interval as read: an end that is null is open."""
-    interval = np.array(shown, float)
-    ends = np.broadcast_to([-np.inf, np.inf], interval.shape)
-    return np.where(np.isnan(interval), ends, interval)
-
-
-def _finite(tree: Any) -> Any:
-    """Plain JSON: numbers that are not finite become null."""
-    if isinstance(tree, Mapping):
-        return {str(key): _finite(value) for key, value in tree.items()}
-    if isinstance(tree, np.ndarray | np.generic):
-        tree = tree.tolist()
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class Row(NamedTuple):
@@ -268,15 +201,6 @@ def _numbers(run: Run) -> Iterator[tuple[tuple[str, tuple], tuple[float, float]]
         for index in np.ndindex(one.value.shape):
             where = tuple((dim, values[i]) for (dim, values), i in zip(one.coords.items(), index, strict=True))
             yield (name, where), (float(one.value[index]), float(one.stderr[index]))
-
-
-def entries(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of everything in a config."""
-    if not isinstance(config, dict) or not config:
-        yield path, config
-        return
-    for key, value in config.items():
-        yield from entries(value, f"{path}.{key}" if path else str(key))
 
 
 def provenance() -> dict[str, Any]:

@@ -9,14 +9,15 @@ import os
 import socket
 import subprocess
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from numcodecs import Zstd
 
-from slt.results.place import create, is_local, replace
+from slt.results.events import UNREADABLE, Part, Record, check, opened, sealed
+from slt.results.place import create, is_local, refuse_links, replace
 from slt.typing import InputError, Status
 
 FILE, LOCK = "manifest.jsonl", "lock"
@@ -24,46 +25,15 @@ SHARED = -1
 """Stands for a bucket where files belong to a whole part: coordinates and what is written at the end."""
 LOG = logging.getLogger("slt.results.store")
 
-Record = tuple[int, str] | None
-"""(bytes, checksum) of a file; None where it may be either of two versions, because it was being rewritten."""
-
 
 def checksum(content: bytes) -> str:
     """The first 32 hexadecimal digits of SHA-256."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-@dataclass
-class Part:
-    """What the manifest says of one part.
-
-    shape: what must agree before the part is gone on with; draws: planned; labels, ladder: of every engine cell, its
-    coordinates in words and the ladder it belongs to; done: draws committed, by bucket; broken: by bucket, see
-    Layout.broken; folded: draws after which the end was written; files: by bucket; added: variables added since;
-    seconds: that all chunks took, compilation included, whoever ran them.
-    """
-
-    shape: dict[str, Any]
-    draws: int
-    chains: int
-    labels: list[str]
-    ladder: list[int]
-    done: list[int]
-    broken: dict[int, list[list[int]]] = field(default_factory=dict)
-    folded: int = 0
-    files: dict[int, dict[str, Record]] = field(default_factory=dict)
-    added: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def common(self) -> int:
-        """Draws committed in every bucket."""
-        return min(self.done)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every draw was made, and what comes at the end was written."""
-        return self.common == self.draws == self.folded
+def own_checksum(document: Mapping[str, Any]) -> str:
+    """The checksum of JSON that is to hold it itself: of its canonical form without it."""
+    return checksum(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
 
 
 class Damage(NamedTuple):
@@ -78,42 +48,79 @@ class Damage(NamedTuple):
 class Manifest:
     """manifest.jsonl read, and appended to by the one process that holds the run directory's lock.
 
-    A line is one event, on the disk before the next step is taken. A last line that was cut short does not count.
+    A line is one event, on the disk before the next step is taken. A last line that was cut short does not count; where
+    one cannot be read, neither it nor what follows does, and `lost` says so.
     """
 
     def __init__(self, folder: Path):
-        """Read it; InputError where `folder` is no run directory, or a line that is not the last cannot be read."""
+        """Read it; InputError where `folder` is no run directory, holds links, or its first lines cannot be read."""
         self.folder, self.path = folder, folder / FILE
         self.parts: dict[str, Part] = {}
         self.attrs: dict[str, Any] = {}
         self.measures: dict[str, dict[str, Any]] = {}  # finished: {"draws": of the run then, "seconds", "files"}
         self.pieces: dict[str, dict[str, Record]] = {}
+        self.lost, self.length, self._crc = "", 0, 0
+        refuse_links(folder)
         try:
             content = self.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError("run", str(folder), f"is no run directory: it has no {FILE}") from error
-        self.length = content.rfind(b"\n") + 1
+        self._read(content[: content.rfind(b"\n") + 1])
         self._content = None if is_local(folder) else content[: self.length]
-        for number, line in enumerate(content[: self.length].splitlines(), start=1):
-            try:
-                self._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise InputError("run", str(self.path), f"line {number} cannot be read ({error!r})") from error
         if not self.parts and not self.attrs:
-            raise InputError("run", str(self.path), "is empty: nothing was committed, start the run anew")
+            self.begin_anew(self.lost or "is empty: nothing was committed")
+
+    def _read(self, content: bytes) -> None:
+        strict = False
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+            try:
+                event = opened(line, self._crc, strict=strict)
+                strict = strict or "crc" in event
+                check(event, self.parts)
+            except UNREADABLE as error:
+                self.lost = f"line {number} cannot be read ({error})"
+                return
+            self._apply(event)
+            self._passed(line + b"\n")
+
+    def begin_anew(self, problem: str) -> NoReturn:
+        """InputError: what tells how the draws lie is lost."""
+        cure = f"{problem}: without its first lines a run cannot be gone on with. Put back a copy of the file, or copy "
+        raise InputError("run", str(self.path), f"{cure}config.yaml elsewhere and `slt run` it anew")
+
+    def mend(self) -> None:
+        """Drop the lines that do not count, so that what they committed is computed again."""
+        if self.lost:
+            LOG.warning("%s: %s: going on from the lines before it", self.path, self.lost)
+            self._write(b"")
+            self.lost = ""
 
     @staticmethod
     def begin(folder: Path, events: Iterable[Mapping[str, Any]]) -> None:
         """Write the first lines."""
-        (folder / FILE).write_bytes(b"".join(_line(event) for event in events))
+        content = b""
+        for event in events:
+            content += sealed(event, zlib.crc32(content))
+        (folder / FILE).write_bytes(content)
 
     def append(self, event: str, **content: Any) -> None:
         """Commit one event."""
-        line = _line({"event": event, **content})
+        line = sealed({"event": event, **content}, self._crc)
+        told = json.loads(line)
+        check(told, self.parts)
+        self._write(line)
+        self._passed(line)
+        self._apply(told)
+
+    def _passed(self, line: bytes) -> None:
+        self.length += len(line)
+        self._crc = zlib.crc32(line, self._crc)
+
+    def _write(self, line: bytes) -> None:
+        """Put a line after those that count, in place of whatever is there."""
         if self._content is not None:  # an object store cannot append
             self._content += line
             replace(self.path, self._content)
-            self._apply(json.loads(line))
             return
         with self.path.open("r+b") as file:
             file.truncate(self.length)
@@ -121,28 +128,24 @@ class Manifest:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self.length += len(line)
-        self._apply(json.loads(line))
 
     def _apply(self, line: dict[str, Any]) -> None:
-        event = line.pop("event")
+        """Take in an event that was checked."""
+        event, name = line["event"], line.get("part", "")
         if event == "attrs":
             self.attrs = line["attrs"]
-            return
-        if "measure" in line:
-            self._measured(event, **line)
-            return
-        name = line.pop("part")
-        if event == "create":
-            files = line.pop("files")
-            self.parts[name] = Part(done=[0] * line.pop("buckets"), **line)
-            self._note(name, SHARED, files)
-            return
-        part = self.parts[name]
+        elif event == "create":
+            facts = {key: line[key] for key in ("shape", "draws", "chains", "labels", "ladder")}
+            self.parts[name] = Part(done=[0] * line["buckets"], **facts)
+            self._note(name, SHARED, line["files"])
+        elif "measure" in line:
+            self._measured(event, line["measure"], line)
+        else:
+            self._went_on(event, self.parts[name], name, line)
+
+    def _went_on(self, event: str, part: Part, name: str, line: dict[str, Any]) -> None:
         if event == "chunk":
             bucket = line["bucket"]
-            if line["first"] > part.done[bucket]:
-                raise ValueError(f"draws {part.done[bucket]} to {line['first']} of bucket {bucket} come later")
             part.done[bucket] = max(part.done[bucket], line["stop"])
             part.broken[bucket] = line["broken"]
             part.seconds += line["seconds"]
@@ -160,19 +163,15 @@ class Manifest:
         elif event == "files":
             part.folded = line.get("folded", part.folded)
             self._note(name, SHARED, line["files"])
-        else:
-            raise ValueError(f"unknown event {event!r}")
 
-    def _measured(self, event: str, measure: str, **line: Any) -> None:
+    def _measured(self, event: str, measure: str, line: dict[str, Any]) -> None:
         if event == "measure":
-            self.measures[measure] = line
+            self.measures[measure] = {key: line[key] for key in ("draws", "seconds", "files")}
         elif event == "piece":
             self.pieces.setdefault(measure, {})[line["file"]] = tuple(line["record"])
-        elif event == "forget":
+        else:
             self.measures.pop(measure, None)
             self.pieces.pop(measure, None)
-        else:
-            raise ValueError(f"unknown event {event!r}")
 
     def _note(self, part: str, bucket: int, files: Mapping[str, list]) -> None:
         known = self.parts[part].files.setdefault(bucket, {})
@@ -202,7 +201,7 @@ class Manifest:
         records = [files[file] for part in self.parts.values() for files in part.files.values() if file in files]
         fixed = [tuple(one["files"][file]) for one in self.measures.values() if file in one["files"]]
         sound = not (records or fixed) or (len(content), checksum(content)) in (*records, *fixed)
-        if not sound and (fixed or not _decodes(content)):
+        if not sound and (fixed or not _decodes(file, content)):
             cure = f"was altered: `slt resume {self.folder}` computes it again"
             raise InputError("run", str(self.folder / file), cure)
 
@@ -216,27 +215,23 @@ class Manifest:
         return {name: _health(name, state) for name, state in self.parts.items()}
 
 
-def _line(event: Mapping[str, Any]) -> bytes:
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
 def _problem(path: Path, record: Record, verify: bool) -> str | None:
     try:
         size = path.stat().st_size
         content = path.read_bytes() if verify else b""
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     if record is None:
-        return None if not verify or _decodes(content) else "was altered"
+        return None if not verify or _decodes(path.name, content) else "was altered"
     if size != record[0]:
         return f"has {size} bytes instead of {record[0]}"
     return "was altered" if verify and checksum(content) != record[1] else None
 
 
-def _decodes(content: bytes) -> bool:
+def _decodes(file: str, content: bytes) -> bool:
     try:
-        Zstd().decode(content)
-    except RuntimeError:
+        json.loads(content) if file.endswith(".json") else Zstd().decode(content)
+    except (RuntimeError, ValueError):
         return False
     return True
 
@@ -277,7 +272,7 @@ def lock(folder: Path) -> None:
             fcntl.flock(
                 held, fcntl.LOCK_EX
             )  # of two that find the same dead owner, the second reads what the first left
-            _leave(folder, json.loads(path.read_text()))
+            _leave(folder, _owner(path))
             mine.replace(path)
     except FileNotFoundError as error:
         raise InputError("run", str(folder), "was given back or removed this moment: try again") from error
@@ -288,6 +283,20 @@ def lock(folder: Path) -> None:
 def unlock(folder: Path) -> None:
     """Give a run directory back."""
     (folder / LOCK).unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """Who holds a run directory; InputError where its lock does not say: one that a power loss left is empty."""
+    try:
+        owner = json.loads(path.read_bytes())
+        (pid, host, started), job = (owner[key] for key in ("pid", "host", "started")), owner.get("job")
+        fit = type(pid) is int and isinstance(host, str) and isinstance(started, str | None)
+        if not fit or not (job is None or (isinstance(job, list) and len(job) == 2)):
+            raise ValueError("it names no process")
+    except UNREADABLE as error:
+        cure = f"does not say which process works in this run ({error}): if none does, delete this file"
+        raise InputError("run", str(path), cure) from error
+    return owner
 
 
 def _leave(folder: Path, owner: dict[str, Any]) -> None:
@@ -307,8 +316,7 @@ def _lock_object(folder: Path, path: Path, mine: bytes) -> None:
     try:
         create(path, mine)
     except FileExistsError:
-        owner = json.loads(path.read_bytes())
-        _leave(folder, owner)
+        _leave(folder, _owner(path))
         path.unlink(missing_ok=True)
         try:
             create(path, mine)  # of two that find the same dead owner, one is refused

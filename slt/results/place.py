@@ -38,13 +38,52 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+FOLDERS = {"data.zarr", "measures", "checkpoints", "figures"}
+FILES = {"manifest.jsonl", "config.yaml", "summary.json", "lock", "log"}
+
+
+def refuse_links(folder: Path) -> None:
+    """InputError where a run directory holds a link, a pipe or a device, or a file in place of a folder.
+
+    It may be a stranger's: whatever is read or written below it must lie there. It may be reached by a link itself.
+    """
+    if not is_local(folder) or not folder.is_dir():
+        return
+    below = [str(folder)]
+    while below:
+        here = below.pop()
+        for entry in _entries(here):
+            inner = entry.is_dir(follow_symlinks=False)
+            if inner:
+                below.append(entry.path)
+            wrong = FILES if inner else FOLDERS
+            if here == str(folder) and entry.name in wrong and not entry.is_symlink():
+                kind = "folder" if wrong is FILES else "file"
+                raise InputError("run", entry.path, f"is a {kind}, which no run has there: move it away")
+            if not inner and not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                cure = "is a link or no file, and may lead elsewhere: put what it stands for in its place, or delete it"
+                raise InputError("run", entry.path, cure)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except FileNotFoundError:  # removed this moment by the run's own process
+        return []
+
+
 def replace(path: Path, content: bytes) -> None:
     """Write a file so that it holds the old content or the new one at any moment."""
     if not is_local(path):
         path.write_bytes(content)  # one PUT
         return
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
+    try:
+        create(partial, content)
+    except FileExistsError:  # left by a process that was killed; a link would lead elsewhere
+        partial.unlink()
+        create(partial, content)
     partial.replace(path)
 
 

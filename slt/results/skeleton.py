@@ -1,5 +1,6 @@
 """The Zarr tree of a run without its draws: metadata, coordinates, and the small variables that were added later."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +12,22 @@ import zarr
 import zarr.storage
 from zarr.codecs import ZstdCodec
 
+from slt.results.events import UNREADABLE
 from slt.results.layout import Layout
-from slt.results.manifest import checksum
+from slt.results.manifest import checksum, own_checksum
+from slt.results.place import zarr_store
 
 DATA = "data.zarr"
+ROOT, CHECKSUM = f"{DATA}/zarr.json", "checksum"
 LEVEL = 1  # a flipped bit of zstd with its checksum fails to decode, whoever reads the store
 
 
 def write(
     folder: Path, parts: Mapping[str, Layout], added: Mapping[str, Mapping[str, Any]], attrs: Mapping[str, Any]
 ) -> dict[str, dict[str, list]]:
-    """Write all metadata and coordinates under `folder`; by part, {file: [bytes, checksum]} of the coordinates.
+    """Write all metadata and coordinates under `folder`; by part, {file: [bytes, checksum]} of all but the root's.
+
+    The root's metadata, all that readers look at, hold a checksum of their own: they change in one step.
 
     They are made in memory: where a disk is full Zarr, which writes side by side, would leave tasks behind that fail
     once more when the process ends.
@@ -50,16 +56,26 @@ def write(
         warnings.simplefilter("ignore")  # consolidated metadata are an extension of the format: one file tells it all
         zarr.consolidate_metadata(root.store)
     contents = {f"{DATA}/{key}": buffer.to_bytes() for key, buffer in sorted(made.items())}
+    metadata = json.loads(contents[ROOT])
+    metadata["attributes"][CHECKSUM] = own_checksum(metadata)
+    contents[ROOT] = json.dumps(metadata, indent=1).encode()
     for file, content in contents.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
     records = {file: [len(content), checksum(content)] for file, content in contents.items()}
 
-    def stored(name: str) -> dict[str, list]:
-        own = f"{DATA}/{name}/"
-        return {file: record for file, record in records.items() if file.startswith(own) and not file.endswith(".json")}
+    return {name: {file: records[file] for file in records if file.startswith(f"{DATA}/{name}/")} for name in parts}
 
-    return {name: stored(name) for name in parts}
+
+def readable(path: Path) -> bool:
+    """Whether the root's metadata of a run directory's data can be read, and are what was written."""
+    try:
+        metadata = json.loads((path / ROOT).read_bytes())
+        told = metadata["attributes"].pop(CHECKSUM, None)  # stores of slt before had none
+        group = zarr.open_group(zarr_store(path / DATA), mode="r", zarr_format=3)
+        return group.metadata.consolidated_metadata is not None and told in (None, own_checksum(metadata))
+    except (OSError, *UNREADABLE):
+        return False
 
 
 def plain(variables: xr.Dataset) -> dict[str, Any]:

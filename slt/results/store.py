@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-import zarr.storage
 from numcodecs import Zstd
 
 from slt.engine import Chunk, Restore, Trace
@@ -26,12 +24,14 @@ from slt.results import checkpoint, skeleton
 from slt.results.layout import Block, Layout
 from slt.results.manifest import FILE as MANIFEST
 from slt.results.manifest import LOCK, SHARED, Manifest, checksum, lock, unlock
-from slt.results.place import is_local, move, place, remove, replace, workshop, zarr_store
-from slt.results.skeleton import DATA, LEVEL
+from slt.results.origin import CONFIG
+from slt.results.place import is_local, move, place, remove, replace, workshop
+from slt.results.skeleton import DATA, LEVEL, readable
+from slt.results.summary import SUMMARY, read_summary
 from slt.typing import InputError
 
 LOG = logging.getLogger("slt.results.store")
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 
 class Store:
@@ -87,6 +87,7 @@ class Store:
         try:
             store = cls(path, parts)
             store._match()
+            store.manifest.mend()
             if config_text is not None:
                 replace(path / CONFIG, config_text.encode())
             if attrs is not None:
@@ -96,6 +97,7 @@ class Store:
             halfway = any(record is None for files in shared for record in files.values())
             if any(grown) or attrs is not None or halfway or not readable(path) or store._coordinates_damaged():
                 store._install()
+            store._drop_summary()
         except BaseException:
             unlock(path)
             raise
@@ -111,7 +113,18 @@ class Store:
         """Give the run directory back."""
         unlock(self.path)
 
+    def _drop_summary(self) -> None:
+        """Remove a summary that is damaged, as one is written at the end."""
+        if (self.path / SUMMARY).exists():
+            try:
+                read_summary(self.path)
+            except InputError as error:
+                LOG.warning("%s", error)
+                (self.path / SUMMARY).unlink()
+
     def _match(self) -> None:
+        if self.manifest.lost and self.layouts.keys() - self.manifest.parts.keys():
+            self.manifest.begin_anew(self.manifest.lost)
         if self.layouts.keys() != self.manifest.parts.keys():
             raise InputError("parts", list(self.layouts), f"the run has {list(self.manifest.parts)}")
         for name, layout in self.layouts.items():
@@ -265,15 +278,6 @@ def _bring(fresh: Path, path: Path) -> None:
     made = [file.relative_to(fresh) for file in fresh.rglob("*") if file.is_file() and file.name != LOCK]
     for file in sorted(made, key=lambda file: (file.name == MANIFEST, file)):
         move(fresh / file, path / file.as_posix())
-
-
-def readable(path: Path) -> bool:
-    """Whether the metadata of a run directory's data can be read."""
-    try:
-        group = zarr.open_group(zarr_store(path / DATA), mode="r", zarr_format=3)
-        return group.metadata.consolidated_metadata is not None
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _facts(layout: Layout) -> dict[str, Any]:

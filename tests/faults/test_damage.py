@@ -74,6 +74,83 @@ def test_damaged_pieces_of_a_measure(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert results.load("run", verify=True).complete
 
 
+LOST = {
+    "missing": None, "empty": "", "a list": "- 1\n", "no settings": "{}", "no YAML": "a: [", "no text": "\udcff",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_config_that_is_lost_is_restored(
+    undisturbed: tuple[list[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Whoever reads names it; resume takes it from the manifest, word for word."""
+    place, content = tmp_path / "run", LOST[how]
+    shutil.copytree(undisturbed[1], place)
+    file = place / "config.yaml"
+    whole = file.read_bytes()
+    file.unlink() if content is None else file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"config\.yaml.*slt resume"):
+        results.load(place)
+    runs.resume(place, allow_import=[str(TINY.parent)])
+    assert "restored" in caplog.text
+    assert file.read_bytes() == whole
+    same(place, undisturbed[1])
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("step_size: 0.01", "step_size: 0.02"),
+        ("draws: 512", "draws: 256"),
+        ("draws: 512", "draws: many"),
+        ("chains: 2", "chains: 4"),
+        ("seed: 0", "seed: 1"),
+        ("seed: 0", "sead: 0"),
+        ("chunk: ", "chunk: 1"),
+    ],
+)
+def test_another_config_is_refused(undisturbed: tuple[list[str], Path], tmp_path: Path, old: str, new: str) -> None:
+    """No run goes on by other settings than its draws were made with; what to do is told, and works."""
+    place = tmp_path / "run"
+    shutil.copytree(undisturbed[1], place)
+    file = place / "config.yaml"
+    whole = file.read_text()
+    assert old in whole
+    file.write_text(whole.replace(old, new, 1))
+    before = (place / "manifest.jsonl").read_bytes()
+    for way in (results.load, runs.resume, lambda place: runs.extend(place, ["schedule.draws=1024"])):
+        with pytest.raises(InputError, match=r"config\.yaml.*start a new run.*delete this file.*slt resume"):
+            way(place)
+    assert (place / "manifest.jsonl").read_bytes() == before
+    file.write_text(f"# a remark\n{whole}")
+    assert results.load(place).complete
+
+
+def test_an_extension_that_was_killed_after_its_first_step(undisturbed: tuple[list[str], Path], tmp_path: Path) -> None:
+    """The config asks for more draws than the manifest knows of: it is shown, and resume makes them."""
+    place = tmp_path / "run"
+    shutil.copytree(undisturbed[1], place)
+    longer = config.extended(config.load(place, [str(TINY.parent)]), ["schedule.draws=520"])
+    longer.schedule.chunk = results.chunk_lengths(place)["main"]
+    config.save(longer, place)
+    assert results.load(place).data["main"].attrs["draws"] == 512
+    run = runs.resume(place, allow_import=[str(TINY.parent)])
+    assert run.data["main"].attrs["draws"] == 520
+    assert run.data.attrs["digest"] == results.recorded(place)["digest"] == config.digest(longer)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "summary.json", "data.zarr/zarr.json", "data.zarr/main/zarr.json"])
+def test_flipped_records(undisturbed: tuple[list[str], Path], tmp_path: Path, name: str) -> None:
+    """What a run says of itself is told to be damaged, and written anew."""
+    place = tmp_path / "run"
+    shutil.copytree(undisturbed[1], place)
+    harm(place / name, "flipped")
+    with pytest.raises(InputError, match=rf"{name}.*slt resume"):
+        results.load(place, verify=True)
+    runs.resume(place, allow_import=[str(TINY.parent)])
+    same(place, undisturbed[1])
+
+
 class Attack:
     """Unpickled, it makes a folder."""
 
@@ -97,6 +174,7 @@ def test_a_store_that_asks_for_pickle_is_refused(
     shutil.copytree(undisturbed[1], place)
     lines = [json.loads(line) for line in (place / "manifest.jsonl").read_text().splitlines()]
     lines = [line | {"files": {}} if "files" in line else line for line in lines]  # a stranger's own journal
+    lines = [{key: value for key, value in line.items() if key != "crc"} for line in lines]
     (place / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     store, evil = place / "data.zarr", place / "data.zarr" / "main" / "offset"
     if how == "version 2":
@@ -120,6 +198,7 @@ def test_a_store_that_asks_for_pickle_is_refused(
         for entry in text["consolidated_metadata"]["metadata"].values():
             if entry["node_type"] == "array":
                 entry["codecs"] = [{"name": "numcodecs.pickle", "configuration": {}}, *entry["codecs"]]
+        text["attributes"].pop("checksum")
         root.write_text(json.dumps(text))
     with pytest.raises(InputError, match=r"data\.zarr"):
         results.load(place).data["main"].to_dataset().load()
