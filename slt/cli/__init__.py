@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from slt import __version__
+from slt.cli import early
 from slt.theory import command as theory
 
 EXIT = """\
@@ -265,12 +266,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code, see the module's docstring."""
     given = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:  # the process is this command's own
+        early.listen(given)
     args = parse(given)
     args.argv = given
     if args.command == "theory":  # answers without loading JAX
         return theory.call(args)
     importlib.import_module("slt.cli.machine").prepare(args)
     commands = importlib.import_module("slt.cli.commands")
+    early.loaded()
     try:
         return commands.call(args)
     except BrokenPipeError:  # slt list | head

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from slt import config, drivers, results, runs
-from slt.cli import distributed
+from slt.cli import distributed, early
 from slt.cli.machine import WORDS
 from slt.cli.progress import Reporter, Stopped, Stopping, stop_at_once
 from slt.config import RunConfig
@@ -127,8 +127,14 @@ def _supervised(
         return None
     if own.rank == 0:
         check()
-    again = f"Go on with: {shlex.join(['slt', 'resume', str(place), *hint])}, with any number of processes"
-    return distributed.supervise(own, args.argv, messages, again)
+
+    def after() -> str:
+        if not place.exists():
+            return "nothing was written"
+        again = shlex.join(["slt", "resume", str(place), *hint])
+        return f"what it saved is kept. Go on with: {again}, with any number of processes"
+
+    return distributed.supervise(own, args.argv, messages, after)
 
 
 def hint(allow: Sequence[str]) -> list[str]:
@@ -161,8 +167,10 @@ def _sampled(
     try:
         if preemptible and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR2):  # also while nothing is sampled: quench, figures
-                if not callable(signal.getsignal(number)):
+                if signal.getsignal(number) is early.note or not callable(signal.getsignal(number)):
                     signal.signal(number, stop_at_once)
+            if early.noted:
+                raise Stopped(early.noted.pop())
         run = go(watching)
         drawn = draw(run, config.structured(run.config))
         crew.dismiss()
