@@ -11,7 +11,7 @@ from jaxtyping import Int
 from matplotlib.colors import to_hex
 
 from slt.analysis import SEED, Draws
-from slt.config import RunConfig, instantiate, plain
+from slt.config import RunConfig, instantiate, nodes, plain
 from slt.model import Model
 from slt.plots.draw import average
 from slt.transitions import crossing, masses
@@ -20,9 +20,15 @@ from slt.typing import InputError, Quantity, nearest
 
 
 def model(run: Any, part: str = "main") -> Model:
-    """The model that a part of a run sampled."""
+    """The model that a part of a run sampled; InputError where that is not slt's own, and the run a stranger's.
+
+    A run as slt.load gives it may be: one's own is told by its config, a RunConfig as slt.config.load gives.
+    """
+    trusted = isinstance(run.config, RunConfig | nodes.Trusted)
     config = plain(run.config) if isinstance(run.config, RunConfig) else run.config
     node = (config if part == "main" else config["parts"][part])["model"]
+    if not trusted:
+        nodes.trust(node, "model")
     return instantiate(node, "model")
 
 

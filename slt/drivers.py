@@ -241,6 +241,8 @@ def _point(name: str, model: Model, truth: Truth, field: str) -> Params:
 
 
 def _start(names: Sequence[str], jitter: float, model: Model, truth: Truth) -> Start:
+    if not 0 <= jitter <= float(np.finfo(np.float32).max):
+        raise InputError("jitter", jitter, "is the standard deviation of noise: give a finite number, at least 0")
     if not names:
         raise InputError("start", names, "is empty: name at least one of 'prior', 'optimum', or a basin")
     shape = jax.eval_shape(lambda: model.init(jax.random.key(0)))

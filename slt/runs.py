@@ -98,6 +98,8 @@ def holds(place: Path, made: RunConfig) -> bool:
 def begin(made: RunConfig, place: Path, watching: Watching | None = None, *, devices: int | str | None = None) -> Run:
     """Run a config into a new directory; InputError before any of it is written where it cannot be run.
 
+    ExperimentError (of `resume` and `extend` too) at the end, all else written, where its experiment cannot summarise.
+
     devices: "auto" (all accelerators here), a number, or "NxP" (slt.engine.mesh.spread); no part of what a run is.
     """
     (parts, layouts), kind = ready(made, devices), _crew()
@@ -191,6 +193,17 @@ def _measures(made: RunConfig) -> dict[str, Measure]:
     return built
 
 
+class ExperimentError(Exception):
+    """A run's experiment failed on it: the run is whole, its summary (or its figures) but what suits any run."""
+
+    def __init__(self, name: str, run: Run, cause: Exception):
+        said = f"{cause}" if isinstance(cause, InputError) else f"{type(cause).__name__}: {cause}"
+        cure = f"mend it and `slt resume {run.path}`, or leave experiment out"
+        super().__init__(f"experiment {name!r} does not suit this run ({said}); what suits any run is kept: {cure}")
+        self.name, self.run, self.cause = name, run, cause
+        self.drawn: list[Path] = []  # figures that suit any run, once they are saved
+
+
 class Dismissed(BaseException):
     """This process is not the first of its run, and its work is done."""
 
@@ -219,13 +232,26 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
         _measure(_measures(made), made.seed, ready, store, progress)
         seconds = store.manifest.seconds
     run = results.load(store.path)
-    quantities: dict[str, Any] = dict(analysis.summarise(run.data))
-    home = config.experiment(made)
-    if home is not None and hasattr(home, "summarise"):
-        told = results.Summary(quantities, run.health, seconds, config.digest(made))
-        quantities = quantities | home.summarise(dataclasses.replace(run, summary=told))
-    results.write_summary(store.path, quantities, run.health, seconds, config.digest(made))
-    return results.load(store.path)
+    told = results.Summary(dict(analysis.summarise(run.data)), run.health, seconds, config.digest(made))
+    home, failed = config.experiment(made), None
+
+    def write(more: Mapping[str, Any]) -> None:
+        results.write_summary(store.path, {**told.quantities, **more}, run.health, seconds, told.digest)
+
+    if home is None or not hasattr(home, "summarise"):
+        write({})
+    else:
+        try:
+            write(home.summarise(dataclasses.replace(run, summary=told, config=config.nodes.Trusted(run.config))))
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it raises, what was sampled is there to be read
+            failed = error
+            write({})
+    found = results.load(store.path)
+    if failed is not None:
+        raise ExperimentError(str(made.experiment), found, failed) from failed
+    return found
 
 
 def _measure(

@@ -1,6 +1,7 @@
 """The command line, as a person and as a program meet it."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -9,18 +10,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+import yaml
 
-from slt import cli, config, results, runs
+from experiments import _shared
+from slt import cli, config, plots, results, runs
 from slt.cli import catalogue, tables
+from slt.config import nodes
 from slt.config.nodes import locate
 from slt.engine import room
-from slt.typing import Quantity
+from slt.typing import InputError, Quantity
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny" / "tiny.yaml"
@@ -131,6 +137,13 @@ def test_check_times_a_draw(capsys: pytest.CaptureFixture[str]) -> None:
         ([TINY, "model._target_=tiny_model.Summed"], "log_likelihood = (): must return one value a sample"),
         ([TINY, "start=sevengon"], "start = 'sevengon': no such basin"),
         ([TINY, "grid.t=3"], "grid.t = "),
+        ([TINY, "jitter=-1"], "jitter = -1.0: "),
+        ([TINY, "jitter=1e39"], "jitter = 1e+39: "),
+        ([TINY, "parts.wells.jitter=nan"], "jitter = nan: "),
+        ([TINY, "sampler._target_=slt.samplers.HMC", "sampler.jitter=-1"], "sampler.jitter = -1.0: "),
+        ([TINY, "sampler._target_=slt.samplers.HMC", "sampler.jitter=1e39"], "sampler.jitter = 1e+39: "),
+        ([TINY, "devices=10000000"], "devices = '10000000': is beyond "),
+        ([TINY, "devices=99x99999999999999999999"], "is beyond "),
         (["nosuch.yaml"], "no such file"),
     ],
 )
@@ -371,3 +384,126 @@ def test_double_precision(tmp_path: Path) -> None:
         jax.config.update("jax_enable_x64", False)
     assert run.data["main"]["params.w"].dtype == np.float64
     assert config.load(tmp_path / "run", ["tiny_model"]).x64
+
+
+STRANGER = """\
+import functools
+import os
+from pathlib import Path
+
+from slt.priors import Normal
+
+
+def prior():
+    Path({mark!r}).touch()
+    return Normal(1.0)
+
+
+half = functools.partial(Normal, 0.5)
+"""
+
+
+@pytest.fixture(scope="module", params=[None, "power_law"], ids=str)
+def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A run whose model has a prior of the stranger's own, and the file that calling it leaves."""
+    folder = tmp_path_factory.mktemp("stranger")
+    (folder / "stranger.py").write_text(STRANGER.format(mark=str(folder / "called")))
+    model = {"_target_": "slt.models.power_law.make", "modes": 2, "q": 2, "prior": {"_target_": "stranger.prior"}}
+    sampler = {"_target_": "slt.samplers.HMC", "leapfrogs": 2}
+    raw = {"model": model, "grid": {"t": [1.0, 4.0]}, "sampler": sampler, "experiment": request.param}
+    raw["schedule"] = {"draws": 8, "burn_in": 2, "chains": 2, "keep_params": 2}
+    (folder / "own.yaml").write_text(yaml.safe_dump(raw))
+    before = [*sys.path]
+    for name, seed in (("run", 0), ("other", 1)):
+        runs.begin(config.compose(str(folder / "own.yaml"), [f"seed={seed}"]), folder / name)
+    (folder / "called").unlink()
+    yield folder / "run", folder / "called"
+    sys.path[:] = before
+    sys.modules.pop("stranger", None)
+
+
+def test_no_command_calls_what_a_strangers_run_names(
+    strangers: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But where --allow-import says so. Commands that take a run directory and are not here fail the test."""
+    run, called = strangers
+    monkeypatch.syspath_prepend(run.parent)  # it could be imported, as os can
+    lines = {
+        "show": ["show", run],
+        "plot": ["plot", run],
+        "report": ["report", run, "--out", "report.html"],
+        "compare": ["compare", run, run.with_name("other")],
+        "merge": ["merge", run, run.with_name("other"), "--out", "merged"],
+        "phases": ["phases", run],
+        "resume": ["resume", run],
+        "extend": ["extend", run, "schedule.draws=16"],
+    }
+    choices = next(action.choices for action in cli.parser()._actions if action.dest == "command")
+    taking = {name for name in cli.COMMANDS if {"run", "runs"} & {one.dest for one in choices[name]._actions}}
+    assert taking == set(lines)
+    loaded = results.load(run)
+    experiment = loaded.config["experiment"]
+    for name, words in lines.items():
+        code, _, err = call(capsys, *words)
+        assert not called.exists(), name
+        refused = name in ("phases", "resume", "extend") or (experiment and name in ("plot", "report"))
+        assert code == (2 if refused else 0), (name, err)
+        assert ("model.prior._target_ = 'stranger.prior'" in err) == bool(refused)
+    assert plots.basins(loaded) == ()
+    with pytest.raises(InputError, match="may import only slt"):
+        _shared.model(loaded)
+    assert not called.exists()
+    _shared.model(dataclasses.replace(loaded, config=config.load(run, ["stranger"])))
+    assert called.exists()
+    called.unlink()
+    call(capsys, "plot", run, "--allow-import", run.parent)
+    assert called.exists() == (experiment is not None)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("slt.runs.json.loads", "slt.results.subprocess.run", "slt.cli.sampling.os.system", "slt.config.yaml.load"),
+        *("slt.models.landau.jnp.save", "slt.priors.Normal.__subclasses__", "slt.plots.save", "slt.cli.main"),
+        *("slt.experiments.landau.np.save", "slt.config.nodes.instantiate", "slt.experiments._shared.instantiate"),
+        *("stranger.os.system", "stranger.Path.touch", "stranger.functools.partial", "os.system", "slt", 3),
+    ],
+)
+def test_a_walk_from_slt_to_another_module_is_foreign(target: object, strangers: tuple[Path, Path]) -> None:
+    for node in ({"_target_": target}, {"_target_": "slt.models.landau.make", "prior": [{"a": {"_target_": target}}]}):
+        with pytest.raises(InputError, match="_target_"):
+            nodes.trust(node, "model", ["stranger"])
+        run = SimpleNamespace(config={"model": node})
+        with contextlib.suppress(InputError):
+            assert plots.basins(run) == ()
+        with pytest.raises(InputError):
+            _shared.model(run)
+
+
+def test_what_slt_and_an_allowed_module_define_is_trusted(strangers: tuple[Path, Path]) -> None:
+    own = {"_target_": "slt.models.landau.make", "prior": {"_target_": "stranger.half"}}
+    nodes.trust({"a": own, "b": {"_target_": "slt.experiments.landau.square"}}, "", ["stranger"])
+    nodes.trust({"_target_": "slt.samplers.SGLD", "_partial_": True})
+    with pytest.raises(InputError, match="may import only slt"):
+        nodes.trust(own)
+
+
+@pytest.mark.parametrize("name, said", [("deep_linear", "needs slt.models.deep_linear"), ("ordering", "IndexError")])
+def test_an_experiment_that_does_not_suit(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It fails when all is sampled: what suits any run is there, and the exit code says that something is not."""
+    place = tmp_path / "run"
+    short = ["schedule.draws=8", "schedule.burn_in=2", "schedule.chunk=4", "grid.beta=1", "~parts", "--quiet"]
+    code, out, err = call(capsys, "run", TINY, f"experiment={name}", *short, "--out", place)
+    assert code == 1
+    assert out.startswith(f"results: {place}")
+    assert f"experiment '{name}' does not suit this run" in err
+    assert said in err
+    run = results.load(place)
+    assert run.complete
+    assert "loss" in run.quantities
+    code, _, err = call(capsys, "report", place, "--allow-import", TINY.parent)
+    assert code == (0 if name == "deep_linear" else 1), "it draws nothing of a run that lacks its measures"
+    assert (place / "report.html").exists()
+    assert call(capsys, "resume", place, "--allow-import", TINY.parent, "--quiet")[0] == 1

@@ -139,3 +139,62 @@ def test_a_local_path_stays_a_path(tmp_path):
     assert isinstance(place(f"file://{tmp_path}"), Path)
     assert not isinstance(place("memory://a/b"), Path)
     assert isinstance(place("memory://a/b"), UPath)
+
+
+def test_every_command_takes_an_object_store(tmp_path, capsys):
+    """Each command, of whose paths each is a URL: what it writes lies there, and nothing here."""
+    at, allow = "memory://bucket/all", ["--allow-import", str(TINY.parent)]
+    small = [*SHORT, "~parts"]
+    lines = {
+        "run": [["run", str(TINY), *small, "--out", f"{at}/one"],
+                ["run", str(TINY), *small, "seed=1", "--out", f"{at}/two"]],
+        "resume": [["resume", f"{at}/one", *allow]],
+        "extend": [["extend", f"{at}/two", "schedule.draws=16", *allow]],
+        "show": [["show", f"{at}/one"]],
+        "plot": [["plot", f"{at}/one"]],
+        "report": [["report", f"{at}/one"], ["report", f"{at}/one", "--out", f"{at}/reports/one.html"]],
+        "phases": [["phases", f"{at}/one", *allow]],
+        "compare": [["compare", f"{at}/one", f"{at}/two"]],
+        "sweep": [["sweep", str(TINY), "seed=2,3", *small, "--out", f"{at}/sweep"],
+                  ["sweep", str(TINY), "seed=2,3", *small, "--out", f"{at}/single", "--only", "1"]],
+        "merge": [["merge", f"{at}/one", f"{at}/two", f"{at}/sweep", "--out", f"{at}/merged"]],
+    }  # fmt: skip
+    places = {"run", "other", "runs", "out"}
+    own = [name for name, one in subcommands().items() if places & {action.dest for action in one._actions}]
+    assert set(lines) == set(own)
+    for words in (words for each in lines.values() for words in each):
+        assert cli.main(words) == 0, capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    wanted = ["one/report.html", "reports/one.html", "sweep/sweep.json", "sweep/seed=3/manifest.jsonl"]
+    wanted += ["single/seed=3/summary.json", "merged/runs.json", "merged/summary.json", "merged/data.zarr/zarr.json"]
+    assert [name for name in wanted if not place(f"{at}/{name}").is_file()] == []
+    assert not place(f"{at}/single/seed=2").exists()
+    assert results.read_summary(f"{at}/merged").quantities["loss"].coords["run"]
+    capsys.readouterr()
+    assert cli.main(["sweep", str(TINY), "seed=2,3", "launcher=workers", "--out", f"{at}/launched"]) == 2
+    assert "needs a folder" in capsys.readouterr().err
+    for words in (["merge", f"{at}/none", "--out", f"{at}/m"], ["report", f"{at}/none"], ["phases", f"{at}/none"]):
+        assert cli.main(words) == 2
+    assert cli.main(["merge", f"{at}/one", "--out", f"{at}/merged"]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def subcommands():
+    """The parsers of the commands by name."""
+    choices = next(action.choices for action in cli.parser()._actions if action.dest == "command")
+    return {name: choices[name] for name in cli.COMMANDS}
+
+
+def test_merged_by_file_urls(root, whole, tmp_path, capsys):
+    if not root.startswith("file:"):
+        pytest.skip("files alone")
+    assert cli.main(["merge", f"{root}/whole", "--out", f"file://{tmp_path}/merged"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"merged"}
+
+
+@pytest.mark.parametrize("line", ["report r --out file:/x", "show memory:/b/r", "merge s3:/b --out m"])
+def test_what_was_meant_as_a_url_is_no_folder(line, tmp_path, capsys):
+    assert cli.main(line.split()) == 2
+    assert "a URL begins" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ import xarray as xr
 import yaml
 from matplotlib.figure import Figure
 
-from slt import cli, config, report
+from slt import cli, config, plots, report
 from slt.report import explorer, page
 from slt.report.parts import Named
 from slt.results import Run, Summary
@@ -244,6 +244,28 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     run.data["main"].attrs["complete"] = False
     assert cli.main(["report", str(tmp_path / "run")]) == 3
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_phase_that_the_draws_do_not_know(tmp_path: Path) -> None:
+    """A summary may be of an earlier rule: its phases are drawn, in colours after those that the draws know."""
+    t = [1.0, 10.0]
+    coords = {"t": t, "chain": [0, 1], "draw": np.arange(6), "burn_in": ("draw", np.arange(6) < 2)}
+    dims = ("t", "chain", "draw")
+    data = xr.Dataset({"delta": (dims, np.ones((2, 2, 6))), "status": (dims[:2], np.zeros((2, 2), int))}, coords)
+    data["phase"] = (dims, np.zeros((2, 2, 6), np.int8), {"names": ["U"], "rule": "sign"})
+    halves = {f"mass[{name}]": Quantity(np.full(2, 0.5), np.full(2, 0.1), {"t": t}) for name in ("other", "U")}
+    data.attrs["complete"] = True
+    run = made(tmp_path, data=xr.DataTree.from_dict({"/": xr.Dataset(), "main": data}))
+    for known in (data, data.drop_vars("phase")):
+        run = dataclasses.replace(
+            run,
+            data=xr.DataTree.from_dict({"/": xr.Dataset(), "main": known}),
+            summary=Summary(halves, {}, 1.0, ""),
+        )
+        figure = plots.share_figure(run, "main")
+        assert figure is not None
+        assert {text.get_text() for text in figure.legends[0].get_texts()} == {"other", "U"}
+    assert report.html(run, {"phases": figure})
 
 
 def test_in_a_browser(whole: tuple[Path, Page], tmp_path: Path) -> None:

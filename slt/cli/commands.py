@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from slt import config, drivers, results, runs
-from slt.cli import catalogue, distributed, merge, phases, report, sampling, sweep, tables
-from slt.cli.machine import cache_folder
+from slt.cli import catalogue, distributed, machine, merge, phases, report, sampling, sweep, tables
 from slt.cli.progress import duration, expected_seconds
 from slt.cli.sampling import BAD_INPUT, DONE, INCOMPLETE, INTERRUPTED, composed, draw, output
 from slt.config import nodes
@@ -33,6 +33,8 @@ def call(args: argparse.Namespace) -> int:
     messages = Console(stderr=True, highlight=False)
     try:
         sampling.check_words(args)
+        machine.check_devices(args.devices)
+        _check_places(args)
         if distributed.is_worker():
             return distributed.work(args, COMMANDS[args.command])
         return COMMANDS[args.command](args, messages)
@@ -56,6 +58,17 @@ def call(args: argparse.Namespace) -> int:
         where = f" ({error.filename})" if error.filename else ""
         messages.print(f"slt {args.command}: {error.strerror}{where}: {cure}", markup=False, soft_wrap=True)
         return INCOMPLETE
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """InputError where a path was meant to be a URL, and would be taken for a folder named "file:"."""
+    for field in ("out", "run", "other", "runs"):
+        given = getattr(args, field, None)
+        for text in given if isinstance(given, list) else [given]:
+            wrong = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", text or "")
+            if wrong is not None:
+                cure = f"a URL begins {wrong[0]}/ (file:///folder), a folder of this name is ./{text}"
+                raise InputError(field, text, cure)
 
 
 def _list(args: argparse.Namespace, messages: Console) -> int:
@@ -90,7 +103,7 @@ def _doctor(args: argparse.Namespace, messages: Console) -> int:
 
     out, well = output(), True
     with messages.status("looking"):
-        for finding in doctor.examine(cache_folder()):
+        for finding in doctor.examine(machine.cache_folder()):
             mark = {None: "[dim]--[/dim]", True: "[green]ok[/green]", False: "[red]NO[/red]"}[finding.ok]
             out.print(f"{mark}  [bold]{finding.name:<10}[/bold]", end="")
             out.print(finding.text, markup=False, soft_wrap=True)
@@ -242,10 +255,15 @@ def _compare(args: argparse.Namespace, messages: Console) -> int:
 
 
 def _plot(args: argparse.Namespace, messages: Console) -> int:
-    run = results.load(args.run)
+    run, failed = results.load(args.run), None
     with messages.status("drawing"):
-        paths = draw(run, config.structured(run.config), config.allowed(args.allow_import))
+        try:
+            paths = draw(run, config.structured(run.config), config.allowed(args.allow_import))
+        except runs.ExperimentError as error:
+            paths, failed = error.drawn, error
     output().print("\n".join(str(path) for path in paths if path.suffix == ".png"), markup=False, soft_wrap=True)
+    if failed is not None:
+        return sampling.unfit(messages, failed)
     return DONE if run.complete else INCOMPLETE
 
 

@@ -2,16 +2,22 @@
 
 import argparse
 import contextlib
+import math
 import os
+import re
 from pathlib import Path
 
 import jax
 import platformdirs
 
 from slt.cli import distributed
+from slt.typing import InputError
 
 CACHE = "SLT_CACHE"
 """Environment variable: "off" runs without the cache of compiled programs, anything else is the folder it lies in."""
+
+MOST = max(512, 8 * (os.cpu_count() or 1))
+"""Devices that a command line may ask for: so many are made of a CPU in no time; beyond its cores none helps."""
 
 WORDS = ("devices", "distributed")
 """Words of the command line that are no part of a run's config, so of nothing that it finds."""
@@ -29,13 +35,26 @@ def prepare(args: argparse.Namespace) -> None:
         setattr(args, key, found.get(key))
     if found:
         args.overrides = ["".join(parts) for parts in given if parts[0] not in WORDS]
-    wanted = [int(part) for part in (args.devices or "").split("x") if part.isdigit()]
-    if wanted and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        number = wanted[0] * (wanted[1] if len(wanted) > 1 else 1)
+    number = _number(args.devices)
+    if 0 < number <= MOST and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has looked already: in a notebook, in tests
             jax.config.update("jax_num_cpu_devices", number)
     if distributed.is_worker():
         distributed.join()
+
+
+def check_devices(devices: str | None) -> None:
+    """InputError for more devices than `prepare` makes of a CPU."""
+    if _number(devices) > MOST:
+        raise InputError("devices", devices, f"is beyond {MOST}: ask for no more than the machine has")
+
+
+def _number(devices: str | None) -> int:
+    """How many devices devices=N or NxP asks for; 0 of any other word."""
+    found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", devices or "")
+    if found is None:
+        return 0
+    return math.prod(int(each[:9]) if len(each) < 10 else MOST + 1 for each in found.groups("1"))
 
 
 def cache_folder() -> Path | None:

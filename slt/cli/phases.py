@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ ALL = "all"
 
 def phases(args: argparse.Namespace, messages: Console) -> int:
     """Find the phases among the kept parameters of a run's parts and print them; 3 where the run is incomplete."""
-    place = Path(args.run)
+    place = results.place(args.run)
     run, made = results.load(place), config.load(place, args.allow_import)
     runs.arithmetic(made)
     sweeps = {prefix.removeprefix("parts.").rstrip(".") or MAIN: sweep for prefix, sweep in config.sweeps(made)}

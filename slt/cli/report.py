@@ -1,27 +1,23 @@
 """`slt report`: a run as one HTML file, to read and to explore without slt."""
 
 import argparse
-import dataclasses
-from pathlib import Path
 
 from rich.console import Console
 
 from slt import config, results
-from slt.cli.sampling import DONE, INCOMPLETE, output
+from slt.cli.sampling import DONE, INCOMPLETE, output, pictures, unfit
 
 
 def report(args: argparse.Namespace, messages: Console) -> int:
     """Write the report of a run, finished or not; 3 where it is not."""
-    from slt import plots  # matplotlib and plotly are not needed for anything else
-    from slt import report as pages
+    from slt import report as pages  # plotly is not needed for anything else
 
     run, allow = results.load(args.run), config.allowed(args.allow_import)
-    made = config.structured(run.config)
-    home = config.experiment(made, allow)
-    figures = plots.default_figures if home is None else home.figures
-    out = run.path / "report.html" if args.out is None else Path(args.out)
+    out = run.path / "report.html" if args.out is None else results.place(args.out)
     with messages.status("drawing and writing"):
-        drawn = figures(dataclasses.replace(run, config=made))
+        drawn, failed = pictures(run, config.structured(run.config), allow)
         path = pages.write(run, drawn, out, allow_import=allow)
     output().print(f"report: {path}", markup=False, soft_wrap=True)
+    if failed is not None:
+        return unfit(messages, failed)
     return DONE if run.complete else INCOMPLETE

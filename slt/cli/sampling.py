@@ -8,8 +8,10 @@ import shlex
 import signal
 import subprocess
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,11 +19,11 @@ from slt import config, drivers, results, runs
 from slt.cli import distributed, early
 from slt.cli.machine import WORDS
 from slt.cli.progress import Reporter, Stopped, Stopping, stop_at_once
-from slt.config import RunConfig
+from slt.config import RunConfig, nodes
 from slt.results import Run, crew
 from slt.typing import InputError
 
-DONE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 WIDE = 1000  # columns where standard output is no terminal: lines for programs are not broken
 
 
@@ -52,12 +54,43 @@ def composed(args: argparse.Namespace) -> RunConfig:
 
 
 def draw(run: Run, made: RunConfig, allow_import: Sequence[str] | None = None) -> list[Path]:
-    """Save the figures of a run, by its experiment's figures(run), else those that suit any run; their paths."""
+    """Save the figures of a run and return their paths; where its experiment failed, ExperimentError has them."""
     from slt import plots  # matplotlib is not needed for anything else
 
-    home = config.experiment(made, allow_import)
-    figures = plots.default_figures if home is None else home.figures
-    return plots.save(figures(dataclasses.replace(run, config=made)), run.path / "figures")
+    drawn, failed = pictures(run, made, allow_import)
+    paths = plots.save(drawn, run.path / "figures")
+    if failed is not None:
+        failed.drawn = paths
+        raise failed
+    return paths
+
+
+def pictures(
+    run: Run, made: RunConfig, allow_import: Sequence[str] | None = None
+) -> tuple[dict[str, Any], runs.ExperimentError | None]:
+    """A run's figures by its experiment, else those that suit any run; and how its experiment failed, if it did.
+
+    allow_import: what a run may import besides slt, one's own (None) anything; InputError where it would import more.
+    """
+    from slt import plots
+
+    home, own = config.experiment(made, allow_import), dataclasses.replace(run, config=made)
+    if home is None:
+        return plots.default_figures(own), None
+    if allow_import is not None:
+        nodes.trust(config.plain(made), allow=allow_import)
+    try:
+        return home.figures(own), None
+    except Exception as error:  # noqa: BLE001  whatever it raises, what was sampled is there to be drawn
+        return plots.default_figures(own), runs.ExperimentError(str(made.experiment), run, error)
+
+
+def unfit(messages: Console, failed: runs.ExperimentError) -> int:
+    """Say how an experiment failed, with its traceback unless it says itself what it wants; the exit code."""
+    if not isinstance(failed.cause, InputError):
+        messages.print("".join(traceback.format_exception(failed.cause)), markup=False, soft_wrap=True)
+    messages.print(str(failed), markup=False, soft_wrap=True)
+    return FAILED
 
 
 def run(args: argparse.Namespace, messages: Console) -> int:
@@ -154,6 +187,7 @@ def _sampled(
     preemptible = getattr(args, "preemptible", False)
     stopping = Stopping(messages, again, patient=preemptible)
     after = messages.status("local minima, estimates, figures")
+    failures: list[runs.ExperimentError] = []
 
     @contextlib.contextmanager
     def watching(parts: Sequence[drivers.Part]) -> Iterator[drivers.Progress]:
@@ -171,8 +205,15 @@ def _sampled(
                     signal.signal(number, stop_at_once)
             if early.noted:
                 raise Stopped(early.noted.pop())
-        run = go(watching)
-        drawn = draw(run, config.structured(run.config))
+        try:
+            run = go(watching)
+        except runs.ExperimentError as error:
+            run, failures = error.run, [error]
+        try:
+            drawn = draw(run, config.structured(run.config))
+        except runs.ExperimentError as error:
+            drawn = error.drawn
+            failures.append(error)
         crew.dismiss()
     except runs.Dismissed:
         crew.dismiss()
@@ -192,9 +233,11 @@ def _sampled(
         messages.print(sentence, markup=False, soft_wrap=True)
     if len(broken) > 5:
         messages.print(f"and {len(broken) - 5} more broken chains: slt show {place}", markup=False, soft_wrap=True)
+    for failed in failures[:1]:
+        unfit(messages, failed)
     figures = f"; figures: {run.path / 'figures'}" if drawn else ""
     output().print(f"results: {run.path}{figures}", markup=False, soft_wrap=True)
-    return DONE
+    return FAILED if failures else DONE
 
 
 def hand_back(messages: Console, by: int, preemptible: bool) -> None:

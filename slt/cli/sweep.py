@@ -4,11 +4,13 @@ For what changes shapes (width, depth, sampler); n, beta, gamma, data seeds and 
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from rich.console import Console
 from slt import config, results
 from slt.cli.sampling import DONE, INCOMPLETE, INTERRUPTED, composed, output
 from slt.config.nodes import nearest
+from slt.results.place import is_local, replace
 from slt.typing import InputError
 
 FILE = "sweep.json"
@@ -38,7 +41,12 @@ def sweep(args: argparse.Namespace, messages: Console) -> int:
     """Run every job that is not finished; 0 if all are then, 3 if some are not."""
     launcher, settings, rest = _launcher(args.overrides)
     jobs = expanded(args, rest)
-    place = _default_place(jobs) if args.out is None else Path(args.out)
+    place = _default_place(jobs) if args.out is None else results.place(args.out)
+    if launcher and not is_local(place):
+        cure = f"launcher={launcher} needs a folder: leave it out, or start jobs by --only K, which write to any URL"
+        raise InputError("out", str(place), cure)
+    if args.only is not None:
+        _name(jobs, args.only)
     _record(place, jobs)
     if args.only is not None:
         return _one(place, jobs, args.only)
@@ -138,9 +146,9 @@ def _record(place: Path, jobs: Jobs) -> None:
         raise InputError("out", str(place), "exists, and is no sweep: give another directory")
     try:
         place.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        replace(path, text.encode())
     except OSError as error:
-        raise InputError("out", str(place), f"cannot be written: {error.strerror}") from error
+        raise InputError("out", str(place), f"cannot be written: {error.strerror or error}") from error
 
 
 def recorded(place: Path) -> list[Path]:
@@ -159,14 +167,19 @@ def _complete(place: Path) -> bool:
     return run.complete and run.summary is not None
 
 
+def _name(jobs: Jobs, number: int) -> str:
+    """The directory of a job; InputError where there is no such job."""
+    names = list(jobs.overrides)
+    if not 0 <= number < len(names):
+        raise InputError("--only", number, f"there are {len(names)} jobs, from 0 on")
+    return names[number]
+
+
 def _one(place: Path, jobs: Jobs, number: int) -> int:
     """One job, in this process: begun, or gone on with, or finished already."""
     from slt.cli import main
 
-    names = list(jobs.overrides)
-    if not 0 <= number < len(names):
-        raise InputError("--only", number, f"there are {len(names)} jobs, from 0 on")
-    name = names[number]
+    name = _name(jobs, number)
     if _complete(place / name):
         return DONE
     return main(["run", jobs.name, *jobs.overrides[name], *jobs.options, "--out", str(place / name), "--preemptible"])
@@ -176,7 +189,7 @@ def task(made: Any) -> int:
     """What a launcher's job does; it is told its number and the directory of the sweep alone."""
     from hydra.core.global_hydra import GlobalHydra
 
-    place, outer = Path(made.place), GlobalHydra.instance()
+    place, outer = results.place(made.place), GlobalHydra.instance()
     held, outer.hydra = outer.hydra, None  # the run composes its own config
     try:
         code = _one(place, Jobs(**json.loads((place / FILE).read_text(encoding="utf-8"))), int(made.job))
@@ -192,16 +205,18 @@ def _launch(place: Path, count: int, launcher: str, settings: Sequence[str]) -> 
     import hydra
     from hydra.core.config_store import ConfigStore
 
-    folder = str(place.resolve())
-    own = {"sweep": {"dir": folder, "subdir": "."}, "output_subdir": None, "job": {"name": "slt"}}
-    ConfigStore.instance().store("slt_sweep", {"place": folder, "job": 0, "hydra": own})
-    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    chosen = [f"hydra/launcher={launcher}"] if launcher else []
+    where = str(place.resolve()) if is_local(place) else str(place)
     numbers = ",".join(map(str, range(count)))
+    words = ["slt", "--multirun", "--config-dir", str(config.home()), f"job={numbers}"]
+    words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    words += [f"hydra/launcher={launcher}"] if launcher else []
     before = sys.argv
-    sys.argv = ["slt", "--multirun", "--config-dir", str(config.home()), f"job={numbers}", *quiet, *chosen, *settings]
+    sys.argv = [*words, *settings]
     try:
-        hydra.main(config_path=None, config_name="slt_sweep", version_base="1.3")(task)()
+        with contextlib.nullcontext(where) if is_local(place) else tempfile.TemporaryDirectory() as folder:
+            own = {"sweep": {"dir": folder, "subdir": "."}, "output_subdir": None, "job": {"name": "slt"}}
+            ConfigStore.instance().store("slt_sweep", {"place": where, "job": 0, "hydra": own})
+            hydra.main(config_path=None, config_name="slt_sweep", version_base="1.3")(task)()
     except SystemExit as error:
         raise InputError("launcher", launcher or "none", "failed: its own message stands above") from error
     finally:

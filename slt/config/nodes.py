@@ -120,11 +120,24 @@ def foreign(node: Any, path: str = "", allow: Sequence[str] = ()) -> Iterator[tu
             yield join(where, "_target_"), target
 
 
+class Trusted(dict[str, Any]):
+    """A config as plain dicts and lists, of a run that is one's own or was looked at by `trust`: it may be built."""
+
+
 def trust(node: Any, path: str = "", allow: Sequence[str] = ()) -> None:
-    """InputError where a config that came with a run directory would import anything but slt and `allow`."""
+    """InputError where a config that came with a run directory would call anything but slt's components and `allow`.
+
+    slt.runs.os.system is not slt's, nor is my_file.os.system that of an allowed my_file.
+    """
     for where, target in foreign(node, path, allow):
         allow_it = f"if you trust it, say --allow-import with {str(target).split('.')[0]} or the folder it lies in"
         raise InputError(where, target, f"a run directory may import only slt; {allow_it}")
+    packages = ("slt", *(one.split(".")[0] for one in allow))
+    for where, found in targets(node, path):
+        home = _home(locate(found["_target_"], where), found["_target_"], where)
+        if home[0] not in packages:
+            cure = f"is of {home[0] or 'no module'}: a run directory may call only what the modules allowed define"
+            raise InputError(join(where, "_target_"), found["_target_"], cure)
 
 
 def check(node: Any, path: str) -> None:
@@ -184,10 +197,7 @@ def _bound(node: dict[str, Any], path: str) -> tuple[Callable[..., Any], list[An
     target = node["_target_"]
     if not callable(call):
         raise InputError(join(path, "_target_"), target, "cannot be called: name a class or a function")
-    home = getattr(call, "__module__", None) or ""
-    if target.split(".")[0] == "slt" and (*home.split("."), "", "")[:2] not in [("slt", part) for part in PARTS]:
-        # slt.x.os.system must not pass for slt's own, least of all in the run directory of a stranger.
-        raise InputError(join(path, "_target_"), target, f"is no component of slt: those are in its {', '.join(PARTS)}")
+    _home(call, target, path)
     args, partial = node.get("_args_", []), node.get("_partial_", False)
     if not isinstance(args, list | tuple) or not isinstance(partial, bool):
         wrong = "_args_" if isinstance(partial, bool) else "_partial_"
@@ -219,6 +229,18 @@ def _bound(node: dict[str, Any], path: str) -> tuple[Callable[..., Any], list[An
         if key in kinds:
             fit(value, kinds[key], join(path, key), LARGEST)
     return call, list(args), named, kinds
+
+
+def _home(call: Any, target: str, path: str) -> tuple[str, ...]:
+    """Package and module in which what `target` names is defined; InputError where slt's own is no component."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    named = getattr(call, "__module__", None)
+    home = (*(named if isinstance(named, str) else "").split("."), "")[:2]
+    if target.split(".")[0] == "slt" and home not in [("slt", part) for part in PARTS]:
+        # slt.x.os.system must not pass for slt's own, least of all in the run directory of a stranger.
+        raise InputError(join(path, "_target_"), target, f"is no component of slt: those are in its {', '.join(PARTS)}")
+    return home
 
 
 def _annotations(call: Callable[..., Any], takes: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

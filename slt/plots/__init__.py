@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from slt.config import RunConfig, instantiate, plain
+from slt.config import RunConfig, instantiate, nodes, plain
 from slt.estimators import occupancy
 from slt.plots.draw import (
     COLUMN,
@@ -66,11 +66,12 @@ def sweeps(run: Any) -> dict[str, xr.Dataset]:
 
 
 def basins(run: Any, part: str = "main") -> tuple[Any, ...]:
-    """The basins known exactly of a part's model; none for a model from outside slt, whose code is not run to draw."""
+    """The basins known exactly of a part's model; none where any of it is from outside slt: that is not run to draw."""
     config = plain(run.config) if isinstance(run.config, RunConfig) else run.config
     node = (config if part == "main" else config["parts"][part])["model"]
-    if not str(node["_target_"]).startswith("slt."):
+    if next(nodes.foreign(node), None) is not None:
         return ()
+    nodes.trust(node, "model" if part == "main" else f"parts.{part}.model")
     truth = instantiate(node, "model").truth()
     return () if truth is None else truth.basins
 
@@ -137,7 +138,8 @@ def share_figure(run: Any, part: str) -> Figure | None:
     shown = panels(mass or by_phase(tables, "occupancy"), x)
     if not shown:
         return None
-    styles, rule = palette(phase_names(data)), data["phase"].attrs.get("rule", "")
+    names = dict.fromkeys([*phase_names(data), *shown[0][1]])  # a summary may know phases that the draws do not
+    styles, rule = palette(list(names)), data["phase"].attrs.get("rule", "") if "phase" in data else ""
     what = (
         "Posterior mass of the phases" if mass else "Share of draws in each phase, chains started where they were told"
     )

@@ -6,7 +6,6 @@ The file needs nothing but a browser: no network, no other file. Whatever comes 
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from slt.report import explorer, page, reproduce
 from slt.report.page import Html, details, table, tag
 from slt.report.parts import CRITICAL, Named, interval, sentence
 from slt.results import Run
+from slt.results.place import replace
 from slt.results.words import drifting, estimate, label, main_names, points
 from slt.typing import InputError, Quantity
 
@@ -40,15 +40,11 @@ def write(run: Run, figures: Mapping[str, Figure], out: Path, *, allow_import: S
         raise InputError("out", str(out), "is a directory: name the HTML file")
     if out.exists() and MARK not in out.read_bytes()[:4000].decode(errors="replace"):
         raise InputError("out", str(out), "exists, and is no report of slt: give another name")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(html(run, figures, allow_import=allow_import).encode("utf-8", "backslashreplace"))
-        part.replace(out)
+        replace(out, html(run, figures, allow_import=allow_import).encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise InputError("out", str(out), f"cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise InputError("out", str(out), f"cannot be written: {error.strerror or error}") from error
     return out
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from slt.results import Run, entries, write_summary
-from slt.results.place import replace
+from slt.results.place import is_local, move, replace
 from slt.typing import InputError, Quantity
 
 DATA, RUNS = "data.zarr", "runs.json"
@@ -69,12 +70,16 @@ def differing(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def save(merged: Merged, folder: Path) -> None:
-    """Write data.zarr, summary.json and runs.json (each run's name, digest and settings) into a new directory."""
+    """Write data.zarr, summary.json and runs.json (each run's name, digest and settings) into a new directory.
+
+    It appears as a whole; in an object store runs.json is written last.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("out", str(folder), "exists, and is never overwritten: give another directory")
-    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    local = is_local(folder)
+    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}" if local else Path(tempfile.mkdtemp(prefix="slt-"))
     try:
-        fresh.mkdir(parents=True)
+        fresh.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # text and consolidated metadata are extensions of Zarr's format
             merged.data.to_zarr(fresh / DATA, mode="w", zarr_format=3, consolidated=True)
@@ -87,11 +92,16 @@ def save(merged: Merged, folder: Path) -> None:
         seconds = sum(run.summary.wall_s for run in merged.runs if run.summary is not None)
         digest = hashlib.sha256("".join(sorted(one["digest"] for one in told)).encode()).hexdigest()
         write_summary(fresh, merged.quantities, health, seconds, digest)
+        if not local:
+            files = sorted(path for path in fresh.rglob("*") if path.is_file())
+            for path in sorted(files, key=lambda path: path.name == RUNS):
+                move(path, folder / path.relative_to(fresh).as_posix())
+            return
         if folder.exists():
             folder.rmdir()
         fresh.rename(folder)
     except OSError as error:
-        raise InputError("out", str(folder), f"cannot be written: {error.strerror}") from error
+        raise InputError("out", str(folder), f"cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
