@@ -26,6 +26,7 @@ from slt.transitions.lines import Line
 from slt.typing import Estimate, InputError, Key, Params, Quantity
 
 MOST = 32  # times that the phases are sampled
+AGAIN = 3  # times that the line is followed anew with draws at its ends
 STEP = 0.25  # of the walk, in e-folds of t; the range of the control counts as RANGE of them
 
 
@@ -104,8 +105,9 @@ def line(
     point (h, t) near the line, else one is sought. order(params) -> scalar: the order parameter in whose density the
     barrier is sought, default the projection on the line between the phases; where it falls below a nat the line ends.
     rtol: standard error of t of the line, relative, for which phases are sampled again and again in the first half of
-    `seconds`, counted once all is compiled; after all of them the line ends where it is. budget: `runs` of `particles`
-    of each phase each time. InputError where the phases' F do not meet in the box.
+    `seconds`, counted once all is compiled, and in three quarters of them where runs disagree; after all of them the
+    line ends where it is, or else has draws at both its ends. budget: `runs` of `particles` of each phase each time.
+    InputError where the phases' F do not meet in the box.
     """
     axis, ends = _box(model, t, control)
     of, parts, pair = partition(model, phases, between, None, seeds)
@@ -114,16 +116,16 @@ def line(
     if not (rtol > 0 and seconds > 0):
         raise InputError("rtol, seconds", (rtol, seconds), "must be positive")
     key = target.own_key(of, jax.random.key(0) if key is None else key)
-    began: list[float] = []
+    began, until = list[float](), seconds
 
     def spent() -> float:
         return time.monotonic() - began[0] if began else 0.0
 
-    def more() -> bool:
-        return bool(began) and spent() < seconds / 2 and len(plane.columns) < MOST
+    def more(doubtful: bool) -> bool:
+        return bool(began) and spent() < seconds * (0.75 if doubtful else 0.5) and len(plane.columns) < MOST
 
     def late() -> str:
-        return f"time was up ({seconds:g} s)" if spent() > seconds else ""
+        return f"time was up ({seconds:g} s)" if spent() > until else ""
 
     plane = Plane(of, parts, pair, axis, ends, order, seeds, budget, key, rtol, more)
     first = plane.start() if start is None else (float(start[0]), float(start[1]))
@@ -131,10 +133,23 @@ def line(
     began.append(time.monotonic())  # compiled by now
     names = [parts.names[a] for a in plane.own]
     low, high = float(axis.grid[0]), float(axis.grid[-1])
-    found = lines.follow(
-        plane, first, box=((low, high), ends), pair=(plane.own.index(pair[0]), plane.own.index(pair[1])), names=names,
-        step=STEP, unit=(high - low) / RANGE, stop=late,
-    )  # fmt: skip
+    unit = (high - low) / RANGE
+
+    def follow() -> Line:
+        return lines.follow(
+            plane, first, box=((low, high), ends), pair=(plane.own.index(pair[0]), plane.own.index(pair[1])),
+            names=names, step=STEP, unit=unit, stop=late,
+        )  # fmt: skip
+
+    found = follow()
+    for _ in range(AGAIN):  # draws from beyond its ends hold what those from inside may lack: each end has its own
+        bare = [float(h) for h in found.h[[0, -1]] if not plane.sampled(h, STEP / 4 * unit)]
+        if not bare or late():
+            break
+        for h in bare:
+            plane.settle(h)
+        until = max(seconds, 1.5 * spent())  # a walk over what was sampled is short
+        found = follow()
     critical, slope = found.at_h(axis.grid)
     sampled = np.sort([each.h for each in plane.columns])
     absent = [name for name in parts.names if name not in names]

@@ -1,8 +1,9 @@
 """F, <K>, the force on a control and the barrier of phases anywhere in the plane of that control and t.
 
 At a few values of the control each phase is sampled by SMC confined to it (`slt.measure.regions`), whose runs pass
-through all t of the box. Anywhere between, all is that of the runs near by, reweighted as far as that is reliable;
-where it is not, the phases are sampled anew. Every value of the control goes through one program.
+through all t of the box. Anywhere between, all is that of all these draws, reweighted (`slt.measure.mixed`) as far as
+that is reliable; where it is not, or where the runs that reach a point disagree there, the phases are sampled anew.
+Every value of the control goes through one program.
 """
 
 import functools
@@ -22,44 +23,42 @@ from slt.measure.barrier import Order
 from slt.measure.confined import SHOWN
 from slt.measure.crossings import at, places_of, squares, table
 from slt.measure.evidence import Budget
+from slt.measure.mixed import Mixed, Pool, jackknife, mixed, quantile, scatter
 from slt.measure.target import Target
 from slt.phases import Phases
 from slt.posterior import Posterior
-from slt.transitions.kind import BEYOND, BINS, FEW
+from slt.transitions.kind import BINS, FEW
 from slt.transitions.lines import Local
 from slt.typing import InputError, Key, Params, Scalar
 
 SPACING = 0.3  # e-folds between the values of t at which draws are kept; less for many parameters
-WINDOW = 4  # values of t next to a point whose draws are reweighted to it
-RELIABLE, FLOOR = 0.6, 0.3  # effective share of reweighted draws: at the best values of t, and below which none counts
+RELIABLE, FLOOR = 0.6, 0.3  # effective share of reweighted draws of the best value of the control: enough, and useless
+CHANCE = 0.01  # of columns that agree to differ as much, below which they do not agree
 FIRST = 7  # values of the control tried for a first crossing
 
 
 class Column(NamedTuple):
     """Runs confined to phases p at one value h of the control: log_z [p, r, t], draws [p, t, r * SHOWN, d] with their
-    action, t K - log prior, and order parameter [p, t, r * SHOWN]; anchor [p]: relative errors of prior masses.
+    order parameter [p, t, r * SHOWN]; anchor [p]: relative errors of prior masses.
     """
 
     h: float
     log_z: np.ndarray
     draws: np.ndarray
-    action: np.ndarray
     order: np.ndarray
     anchor: np.ndarray
 
 
-class Moved(NamedTuple):
-    """Draws of cells c near a point, reweighted to it: share [c] of each cell; log_z [p, c, r]; log_w, k, push, order
-    [p, c, r, i]; anchor [p].
+class Near(NamedTuple):
+    """What is known at a point: `mixed`'s answer; order [p, b, r, i] and the column of each block [b]; whether columns
+    that reach it disagree, and by how much beyond their errors.
     """
 
-    share: np.ndarray
-    log_z: np.ndarray
-    log_w: np.ndarray
-    k: np.ndarray
-    push: np.ndarray
+    mixed: Mixed
     order: np.ndarray
-    anchor: np.ndarray
+    column: np.ndarray
+    doubtful: bool
+    beyond: float
 
 
 @functools.partial(jax.jit, static_argnames=("name",))
@@ -85,13 +84,13 @@ class Plane:
     """F, <K> and the force on the control of every phase, and the barrier between two, anywhere in the box.
 
     Near where F of the two meet, phases are sampled again until the standard error of log t of the line is `rtol`, as
-    long as more() allows.
+    long as more(False) allows, and where columns that reach a point disagree, as long as more(True) does.
     """
 
     def __init__(
         self, of: Target, parts: Phases, pair: tuple[int, int], axis: Axis, ends: tuple[float, float],
         order: Order | None, seeds: Sequence[Params], budget: Budget, key: Key,
-        rtol: float, more: Callable[[], bool],
+        rtol: float, more: Callable[[bool], bool],
     ):  # fmt: skip
         self.of, self.parts, self.pair, self.axis = of, parts, pair, axis
         self.seeds, self.budget, self.key = seeds, budget, key
@@ -104,6 +103,7 @@ class Plane:
         self.measured: Callable[[Any], Any] | None = measured
         self.rtol, self.more = rtol, more
         self.columns: list[Column] = []
+        self.seen: dict[tuple[int, int, float], tuple[np.ndarray, np.ndarray]] = {}  # K and -log prior: `_log_u`
         self.own: list[int] = []  # the phases that were measured
 
     def start(self) -> tuple[float, float]:
@@ -131,57 +131,59 @@ class Plane:
         return some[0]
 
     def __call__(self, h: float, t: float) -> Local:
-        """What follows from the draws near by, sampled anew where they do not reach."""
-        found, local = self._moved(h, t), None
+        """What follows from the draws near by, sampled anew where they do not reach, or do not agree."""
         inside = self.axis.grid[0] <= h <= self.axis.grid[-1] and self.log_t[0] <= np.log(t) <= self.log_t[-1]
-        if found is None and inside:
+        near = self._near(h, t)
+        if inside and (near is None or near.mixed.reach.max() < RELIABLE):
             self._sample(h)
-            found = self._moved(h, t, FLOOR)
-        while found is not None:
-            local = self._local(found, t)
-            if not inside or self._error(local, t) <= self.rtol or not self.more():
+            near = self._near(h, t)
+        while near is not None and near.mixed.reach.max() >= (FLOOR if inside else RELIABLE):
+            local, within = self._local(near, t)
+            doubtful = near.doubtful and not self.sampled(h, 0.0) and self.more(True)
+            if not inside or not (doubtful or (self._error(local, within, t) > self.rtol and self.more(False))):
                 return local
             self._sample(h)
-            found = self._moved(h, t)
+            near = self._near(h, t)
         blank = np.full(max(1, len(self.own)), np.nan)
-        return Local(blank, blank, blank) if local is None else local
+        return Local(blank, blank, blank)
 
-    def _error(self, local: Local, t: float) -> float:
-        """Standard error of log t of the line next to this point, or of the line's own place where it is steep; 0 far
-        from it.
+    def sampled(self, h: float, within: float) -> bool:
+        """Whether there is a column as near to h as that."""
+        return any(abs(each.h - h) <= within + 1e-9 * np.ptp(self.axis.grid) for each in self.columns)
+
+    def settle(self, h: float) -> None:
+        """A column at this value of the control."""
+        self._sample(float(np.clip(h, *self.axis.grid[[0, -1]])))
+
+    def _error(self, local: Local, within: np.ndarray, t: float) -> float:
+        """Standard error of log t of the line next to this point, from errors of F, or of the line's own place where it
+        is steep; 0 far from it.
         """
         a, b = (self.own.index(each) for each in self.pair)
         if not abs(local.free_energy[a] - local.free_energy[b]) < 1:
             return 0.0
         unit = float(np.ptp(self.axis.grid)) / RANGE
         jump, push = t * abs(local.loss[a] - local.loss[b]), t * abs(local.force[a] - local.force[b]) * unit
-        return float(np.hypot(local.free_energy_stderr[a], local.free_energy_stderr[b]) / max(jump, push / 3, 1e-300))
+        return float(np.hypot(within[a], within[b]) / max(jump, push / 3, 1e-300))
 
-    def _local(self, found: Moved, t: float) -> Local:
-        """From the draws moved to one point; errors by leaving out every run of all columns in turn."""
-        mean = np.exp(found.log_w).mean(-1)
-        terms = np.stack([mean, *(np.mean(np.exp(found.log_w) * each, -1) for each in (found.k, found.push))])
-        top = found.log_z.max((-2, -1), keepdims=True)
-        sums = np.einsum("c,pcr,spcr->spr", found.share, np.exp(found.log_z - top), terms)  # [(1, K, push), p, r]
-        runs = sums.shape[-1]
-        whole = self._read(sums.sum(-1), runs, t)
-        left = np.stack([self._read(sums.sum(-1) - sums[..., r], runs - 1, t) for r in range(runs)])
-        wider = special.stdtrit(runs - 1, 0.95) / BEYOND  # Student's quantile: the runs are few
-        error = wider * np.sqrt((runs - 1) / runs * np.square(left - left.mean(0)).sum(0))
-        value = whole[0] - top[:, 0, 0]
+    def _local(self, near: Near, t: float) -> tuple[Local, np.ndarray]:
+        """From the draws moved to one point; errors by leaving out every run of all columns in turn. Beside it those of
+        F but for what columns disagree beyond them, which more draws do not lessen.
+        """
+        whole, left, weight, _, part = near.mixed
+        error = quantile(len(left)) * jackknife(left)
+        own = np.stack([part[:, near.column == c].sum(-1) for c in range(len(self.columns))], axis=-1)  # [p, c]
+        anchor = np.square(own * np.stack([each.anchor for each in self.columns], axis=-1)).sum(-1)
+        homes = np.array([each.h for each in self.columns])
+        alike = np.stack([own[:, homes == h].sum(-1) for h in np.unique(homes)], axis=-1)
+        beyond = np.square(alike * near.beyond).sum(-1) / 2  # a half for either phase
         a, b = (self.own.index(each) for each in self.pair)
         barrier, spread = np.nan, np.inf
-        if abs(value[a] - value[b]) < 1:
-            barrier, spread = self._barrier(found, a, b)
-        return Local(
-            value, whole[1], whole[2], np.hypot(error[0], found.anchor), error[1], error[2], barrier, spread
-        )  # fmt: skip
-
-    @staticmethod
-    def _read(sums: np.ndarray, runs: int, t: float) -> np.ndarray:
-        """(F, <K>, force) [3, p] of sums over runs [(1, K, push), p]."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([-np.log(sums[0] / runs), sums[1] / sums[0], sums[2] / sums[0] / t])
+        if abs(whole[0, a] - whole[0, b]) < 1:
+            barrier, spread = self._barrier(near.order, weight, a, b)
+        within = np.sqrt(np.square(error[0]) + anchor)
+        known = np.sqrt(np.square(within) + beyond)
+        return Local(whole[0], whole[1], whole[2] / t, known, error[1], error[2] / t, barrier, spread), within
 
     def _sample(self, h: float) -> Column:
         """Runs of every phase at h, kept."""
@@ -198,14 +200,13 @@ class Plane:
             one, shown = found.tables[a], found.shown[a]
             if one is not None and shown is not None:
                 log_z[p], draws[p] = one[:runs], shown[:, : size[1]]
-        wide = np.broadcast_to(t[:, None], draws.shape[:-1])
         mass = np.asarray(found.prior_mass.value)[self.own]
         counted = np.array([found.start[a] == "prior" for a in self.own])
         anchor = np.where(counted, 1 / np.sqrt(np.maximum(mass * found.draws, 1)), 0.0)
         if self.measured is None:
             self.measured = _projection(of, [draws[self.own.index(a), -1] for a in self.pair])
         order = np.asarray(self.measured(jnp.asarray(draws.reshape(-1, of.dim), of.posterior.beta.dtype)), np.float64)
-        column = Column(h, log_z, draws, self._act(draws, h, wide)[1], order.reshape(draws.shape[:-1]), anchor)
+        column = Column(h, log_z, draws, order.reshape(draws.shape[:-1]), anchor)
         self.columns.append(column)
         return column
 
@@ -220,48 +221,70 @@ class Plane:
         )
         return k, action, push
 
-    def _moved(self, h: float, t: float, least: float = RELIABLE) -> Moved | None:
-        """The cells near (h, t), reweighted to it; None where the best of them keeps less than a share `least`."""
+    def _near(self, h: float, t: float) -> Near | None:
+        """All draws of the values of t next to a point, moved to it; None where it lies beyond them."""
         if not (np.isfinite([h, t]).all() and t > 0 and self.columns):
             return None
-        near = np.sort(np.argsort(np.abs(self.log_t - np.log(t)))[:WINDOW])
-        hat = np.maximum(1 - np.abs(self.log_t[near] - np.log(t)) / (WINDOW / 2 * self.spacing), 0.0)
-        runs = min(each.log_z.shape[1] for each in self.columns)
-        parts = []
-        for column in self.columns:
-            draws = column.draws[:, near][:, :, : runs * SHOWN]
-            k, action, push = self._act(draws, h, t)
-            log_w = np.nan_to_num(column.action[:, near][..., : runs * SHOWN] - action, nan=-np.inf)
-            with np.errstate(invalid="ignore"):
-                weights = np.exp(log_w - log_w.max(-1, keepdims=True))
-                size = np.square(weights.mean(-1)) / np.square(weights).mean(-1)
-            size = np.nan_to_num(size).min(0)  # of the phase that is worst off
-            order = column.order[:, near][..., : runs * SHOWN]
-            split = [each.reshape(*each.shape[:2], runs, SHOWN) for each in (log_w, k, push, order)]
-            z = np.moveaxis(column.log_z[:, :runs, near], 1, 2)
-            weight = hat * np.square(np.maximum(size - FLOOR, 0.0))
-            parts.append((weight, z, *split, np.where(hat > 0, size, 0.0).max()))
-        if max(each[-1] for each in parts) < least or not sum(each[0].sum() for each in parts) > 0:
+        place = (np.log(t) - self.log_t[0]) / self.spacing
+        if not -1 < place < len(self.log_t):
             return None
-        share = np.concatenate([each[0] for each in parts])
-        share = share / share.sum()
-        by_column = share.reshape(len(parts), -1).sum(-1)
-        anchor = np.sqrt(np.square(by_column) @ np.square([each.anchor for each in self.columns]))
-        keep = share > 1e-3
-        rest = [np.concatenate([each[i] for each in parts], axis=1)[:, keep] for i in range(1, 6)]
-        return Moved(share[keep] / share[keep].sum(), rest[0], rest[1], rest[2], rest[3], rest[4], anchor)
+        place = float(np.clip(place, 0, len(self.log_t) - 1))
+        near = min(int(place), len(self.log_t) - 2) + np.arange(2)
+        hat = 1 - np.abs(place - near)
+        runs = min(each.log_z.shape[1] for each in self.columns)
+        values = np.unique([each.h for each in self.columns])
+        at_point = [self._act(each.draws[:, near, : runs * SHOWN], h, t) for each in self.columns]
+        some = [i for i in range(2) if hat[i] > 1e-9]
+        group, step = (each.ravel() for each in np.meshgrid(np.arange(values.size), some, indexing="ij"))  # of states
+        rows = [(c, i) for c in range(len(self.columns)) for i in some]
+        homes = [np.flatnonzero((values[group] == self.columns[c].h) & (step == i))[0] for c, i in rows]
+        shape = (len(self.own), len(rows), runs, SHOWN)
+
+        def stacked(each: Sequence[np.ndarray]) -> np.ndarray:
+            return np.stack(each, axis=1).reshape(shape)
+
+        log_u = np.stack([
+            stacked([self._log_u(c, near[i], float(values[g]), near[j])[:, : runs * SHOWN] for c, i in rows])
+            for g, j in zip(group, step, strict=True)
+        ], axis=-1)  # fmt: skip
+        k, action, push = (stacked([at_point[c][n][:, i] for c, i in rows]) for n in range(3))
+        pool = Pool(
+            np.array(homes), group, hat[[i for _, i in rows]],
+            np.stack([self.columns[c].log_z[:, :runs, near[i]] for c, i in rows], axis=1), log_u, -action,
+            np.stack([k, push]),
+        )  # fmt: skip
+        order = stacked([self.columns[c].order[:, near[i], : runs * SHOWN] for c, i in rows])
+        found = mixed(pool)
+        chance, beyond = self._agreement(pool, found)
+        return Near(found, order, np.array([c for c, _ in rows]), chance < CHANCE, beyond)
+
+    def _agreement(self, pool: Pool, found: Mixed) -> tuple[float, float]:
+        """`scatter` of F_a - F_b from the columns at each value of the control that reaches the point."""
+        a, b = (self.own.index(each) for each in self.pair)
+        own = [mixed(pool.only(int(g))) for g in np.flatnonzero(found.reach >= RELIABLE)]
+        if len(own) < 2:
+            return 1.0, 0.0
+        gaps = [(each.whole[0, a] - each.whole[0, b], each.left[:, 0, a] - each.left[:, 0, b]) for each in own]
+        value, left = (np.stack(each) for each in zip(*gaps, strict=True))
+        anchor = np.hypot(*self.columns[0].anchor[[a, b]])
+        return scatter(value, np.hypot(quantile(left.shape[1]) * jackknife(left.T), anchor))
+
+    def _log_u(self, column: int, at: int, h: float, other: int) -> np.ndarray:
+        """Log of the unnormalised density at (h, the other-th t) of a column's draws at its at-th t."""
+        known = self.seen.get((column, at, h))
+        if known is None:
+            k, minus_log_prior, _ = self._act(self.columns[column].draws[:, at], h, 0.0)
+            known = self.seen[column, at, h] = k, minus_log_prior
+        return -np.exp(self.log_t[other]) * known[0] - known[1]
 
     @staticmethod
-    def _barrier(found: Moved, a: int, b: int) -> tuple[float, float]:
+    def _barrier(order: np.ndarray, weight: np.ndarray, a: int, b: int) -> tuple[float, float]:
         """The rise of F of the order parameter between phases a and b, which weigh alike, from the shallower side; with
         its standard error, infinite for a lower bound. F: -log of a weighted histogram, smoothed as far as noise goes.
         """
-        values = [found.order[p].swapaxes(0, 1).reshape(found.order.shape[2], -1) for p in (a, b)]  # [r, c * i]
-        weights = []
-        for p in (a, b):
-            log_w = found.log_z[p][..., None] + found.log_w[p] + np.log(found.share)[:, None, None]
-            weight = np.exp(log_w - log_w.max()).swapaxes(0, 1).reshape(values[0].shape)
-            weights.append(weight / weight.sum())
+        values, weights = (
+            [each[p].swapaxes(0, 1).reshape(order.shape[2], -1) for p in (a, b)] for each in (order, weight)
+        )  # [r, b * i]
         ends = np.quantile(np.concatenate(values, axis=None), [0.002, 0.998])
         if not ends[1] > ends[0]:
             return 0.0, 0.0

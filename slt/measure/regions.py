@@ -4,7 +4,6 @@ From SMC that is confined to each phase (`slt.measure.confined`). Where ladders 
 number, F - log mass_a, and stands beside; so does the local free energy, Laplace's.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float
 
 from slt.estimators.free_energy import over_runs
 from slt.measure import routes as by
 from slt.measure import target
-from slt.measure.confined import SHOWN, Replicates, known, labels_of, replicates
+from slt.measure.confined import SHOWN, Replicates, descend, known, labels_of, replicates
 from slt.measure.evidence import Budget
 from slt.measure.target import Target
 from slt.phases import Phases
@@ -52,30 +50,6 @@ class PhaseReport:
     interior: np.ndarray
     fit: Estimate
     verdict: tuple[str, ...]
-
-
-@functools.partial(jax.jit, static_argnames=("steps",))
-def _descend(posterior: Posterior, w: Array, steps: int = 80) -> Array:
-    """Where L-BFGS on K from each w [i, d] ends, inside the prior's box."""
-
-    def loss(x: Array) -> Array:
-        return target.values(posterior, target.fold(posterior, x)[0])[1]
-
-    solver = optax.lbfgs(memory_size=8)
-    both = optax.value_and_grad_from_state(loss)
-
-    def one(x: Array) -> Array:
-        def step(_: Any, at: tuple[Array, Any]) -> tuple[Array, Any]:
-            x, state = at
-            value, grad = both(x, state=state)
-            change, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=loss)
-            new = jnp.add(x, jnp.asarray(change))
-            good = jnp.all(jnp.isfinite(new))
-            return jnp.where(good, new, x), state
-
-        return target.fold(posterior, jax.lax.fori_loop(0, steps, step, (x, solver.init(x)))[0])[0]
-
-    return jax.vmap(one)(w)
 
 
 def measure(
@@ -155,7 +129,7 @@ def descended(
 ) -> tuple[Float[np.ndarray, "k d"], Bool[np.ndarray, "t j"]]:
     """Where descents from some draws of phase a end, and which of them end in it."""
     some = places[:, :: max(1, places.shape[1] // SHOWN)]
-    ends = _descend(of.posterior, jnp.asarray(some.reshape(-1, of.dim)))
+    ends = descend(of.posterior, jnp.asarray(some.reshape(-1, of.dim)))
     return np.asarray(ends), np.asarray(labels_of(of.posterior, ends, phases)).reshape(len(places), -1) == a
 
 
@@ -180,7 +154,7 @@ def _laplace(of: Target, asked: np.ndarray, minima: np.ndarray, phases: Phases, 
     if not len(minima):
         return blank, False
     tried = np.concatenate([minima[:SHOWN], minima[-SHOWN:]])
-    ends = np.concatenate([np.asarray(_descend(of.posterior, jnp.asarray(tried), steps=200)), tried])
+    ends = np.concatenate([np.asarray(descend(of.posterior, jnp.asarray(tried), steps=200)), tried])
     ends = ends[np.asarray(labels_of(of.posterior, jnp.asarray(ends), phases)) == label]
     if not len(ends):
         return blank, False

@@ -1,9 +1,10 @@
 """slt.line on planes whose line, end and triple point are known by quadrature."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, special
 
 import slt
 from experiments._landau import Exact, exact_t
@@ -29,7 +30,12 @@ THREE = slt.Phases(
 
 
 def three():
-    return slt.potential(lambda w, h: jnp.min(wells(w[0], h, jnp)), 1, slt.Uniform(-2.0, 2.0), controls={"h": 0.3})
+    def lowest(w, h):
+        """Of pairs: the slope of jnp.min is 0/0 where XLA, unoptimised, rounds the wells in two ways."""
+        a, b, c = wells(w[0], h, jnp)
+        return jnp.minimum(jnp.minimum(a, b), c)
+
+    return slt.potential(lowest, 1, slt.Uniform(-2.0, 2.0), controls={"h": 0.3})
 
 
 def free_energies(h, t):
@@ -75,6 +81,39 @@ def test_landau_along_its_line():
     interval = q["critical_t[origin->outer]"].interval
     assert interval is not None
     assert (interval[1:, 0] < t).all()
+
+
+def two_valleys(w, h):
+    """The phase w < 0 has minima at -1 and -2, of like weight where h is small; phase w > 0 one at 1."""
+    return (w**2 - 1) ** 2 * (1 + w / 2) ** 2 + h * (1 - w)
+
+
+def exact_valleys(h):
+    """t at which both signs of w weigh the same under a standard normal prior, by a sum over a fine grid."""
+    w = np.linspace(-6, 6, 240001)
+    k = two_valleys(w, h)
+
+    def gap(log_t):
+        log_p = -np.exp(log_t) * (k - k.min()) - w**2 / 2
+        return special.logsumexp(log_p[w >= 0]) - special.logsumexp(log_p[w < 0])
+
+    return np.exp(optimize.brentq(gap, np.log(2), np.log(300)))
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_a_phase_of_two_valleys(seed):
+    """Draws from large h lack the valley at -2: moved to small h they look whole, and t_c would be 4 per cent low."""
+    h = [0.005, 0.007, 0.01, 0.02, 0.05, 0.08]
+    model = slt.potential(lambda w, h: two_valleys(w[0], h), 1, slt.Normal(1.0), controls={"h": 0.1})
+    phases = slt.phases.by_threshold(("left", "right"), lambda w: w[0], 0.0, "w > 0")
+    found = slt.line(model, phases, t=(2, 200), control={"h": h}, seconds=60, key=jax.random.key(seed))
+    exact = np.array([exact_valleys(each) for each in h])
+    t, stderr = (np.asarray(each) for each in found.critical[:2])
+    np.testing.assert_allclose(t, exact, rtol=0.02)
+    assert (np.abs(t - exact) < 4 * stderr).all()
+    assert (stderr < 0.015 * exact).all()
+    assert found.sampled[[0, -1]].tolist() == [0.005, 0.08]
 
 
 @pytest.mark.statistics

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 from stats import Estimate, assert_close
 
 from slt.measure.free_energy import Budget, phase_free_energies
@@ -56,6 +56,42 @@ def test_a_phase_that_the_prior_does_not_meet_is_measured_from_its_seed():
     estimate = report.free_energy
     assert_close(Estimate(estimate.value[:, 1], estimate.stderr[:, 1] + 1e-4), exact_far, max_stderr=0.05)
     assert_close(Estimate(estimate.value[:, 0], estimate.stderr[:, 0] + 1e-4), 60 * t, max_stderr=0.01)
+
+
+BALL = by_threshold(("out", "ball"), lambda w: -jnp.sum(jnp.square(w.at[0].add(-0.5))), -1.0, "ball about the minimum")
+
+
+def in_ball(t):
+    """F of both phases of K = 4 |w - c|^2 in d = 10, c = (1/2, 0, ...), ball |w - c| < 1: a non-central chi^2."""
+    a = 1 + 8 * t
+    whole = 5 * np.log(a) + t / a
+    inside = stats.ncx2.cdf(a, 10, 0.25 / a)
+    return np.stack([whole - np.log1p(-inside), whole - np.log(inside)], axis=-1)
+
+
+def test_a_rare_phase_is_found_by_descent():
+    """A ball of prior mass 1e-4, no seed given: draws of the prior descend into it."""
+    t = np.array([0.3, 1.0, 3.0])
+    model = potential(lambda w: 4 * jnp.sum(jnp.square(w.at[0].add(-0.5))), 10, Normal())
+    report = phase_free_energies(model, BALL, t, occupancy=False)
+    assert report.start == ("prior", "seed")
+    assert_close(report.free_energy, in_ball(t), max_stderr=0.15)
+
+
+def test_a_rare_phase_of_several_valleys_is_not_measured_from_one():
+    """Two small balls, mirror images: from one of them log 2 would be missed."""
+    centre = jnp.array([0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
+
+    def apart(w):
+        return jnp.minimum(jnp.sum(jnp.square(w - centre)), jnp.sum(jnp.square(w + centre)))
+
+    balls = by_threshold(("out", "balls"), lambda w: -apart(w), -0.2, "balls about both minima")
+    report = phase_free_energies(
+        potential(lambda w: 4 * apart(w), 6, Normal()), balls, [50.0], occupancy=False,
+        budget=Budget(particles=64, runs=2),
+    )  # fmt: skip
+    assert report.start[1] == "none"
+    assert "no seed lies in it" in " ".join(report.verdict)
 
 
 def test_phases_must_be_known():
