@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jax.errors import JaxRuntimeError
 
-from slt import cli, config, runs
-from slt.cli import commands
+from slt import cli, config, results, runs
+from slt.cli import catalogue, commands
 from slt.typing import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,6 +323,44 @@ def test_runs(tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]) -> 
     assert code in (0, 2), (raw, err.getvalue())
     assert (folder / "out").exists() == (code == 0), (raw, err.getvalue())
     assert "Traceback" not in err.getvalue()
+
+
+EXPERIMENTS = [one.name for one in catalogue.experiments()]
+
+
+def misfit(name: str, raw: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    """A config of another model drawn by an experiment, from the command line: the code, once what it left is checked.
+
+    0 or 1: the run is whole and has a summary, 1 names the experiment that failed; 2: nothing was written.
+    """
+    (folder / "own.yaml").write_text(yaml.safe_dump(raw | {"experiment": name}))
+    with at_most(12 * LIMIT):
+        code = cli.main(["run", str(folder / "own.yaml"), "--smoke", "--quiet", "--out", str(folder / "out")])
+    said = capsys.readouterr().err
+    assert code in (0, 1, 2), said
+    assert (folder / "out").exists() == (code != 2), said
+    if code == 2:
+        assert "Traceback" not in said
+        return code
+    run = results.load(folder / "out")
+    assert run.complete
+    assert run.quantities
+    assert (f"experiment {name!r} does not suit this run" in said) == (code == 1), said
+    with at_most(3 * LIMIT):
+        assert cli.main(["report", str(folder / "out")]) in (0, 1)
+    assert (folder / "out" / "report.html").exists()
+    return code
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_of_other_models(name: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    misfit(name, {key: value for key, value in BASES[base].items() if key != "measures"}, tmp_path, capsys)
+
+
+def test_an_experiment_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert misfit("sums_of_squares", WELLS, tmp_path, capsys) == 1
 
 
 @pytest.mark.faults
