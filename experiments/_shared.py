@@ -1,22 +1,31 @@
 """What several experiments share: shares of phases as free-energy differences, crossings as quantities, their marks."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import xarray as xr
 from jaxtyping import Int
 from matplotlib.colors import to_hex
 
+from slt import plots
 from slt.analysis import SEED, Draws
 from slt.config import RunConfig, instantiate, nodes, plain
 from slt.model import Model
+from slt.phases import ActiveUnits
 from slt.plots.draw import average
 from slt.transitions import crossing, masses
 from slt.transitions.crossing import Crossing
+from slt.transitions.kind import Kind
+from slt.transitions.masses import Shown
 from slt.typing import InputError, Quantity, nearest
+
+UNKNOWN = Kind("unresolved", None, None, ())
 
 
 def model(run: Any, part: str = "main") -> Model:
@@ -94,6 +103,137 @@ def row(found: Sequence[Quantity], axis: str, values: Sequence) -> Quantity:
 def seeds_last(found: np.ndarray, others: tuple[str, ...]) -> np.ndarray:
     """Labels [..., x, ladder, draw] with the axis of data seeds first (of length one where there is none)."""
     return np.moveaxis(found, others.index(SEED), 0) if SEED in others else found[None]
+
+
+def kind(
+    x: Any,
+    at: Crossing | None,
+    sets: np.ndarray,
+    low: Sequence[int],
+    high: Sequence[int],
+    phases: int,
+    shown: Shown | None = None,
+) -> dict[str, Quantity]:
+    """coexistence, barrier and label_entropy of a crossing from phases `low` to `high`; all NaN without one.
+
+    sets: labels [data, x, ladder, draw] of that many phases; shown: what tells of a barrier, see `masses.kind_at`.
+    """  # fmt: skip
+    if at is None or not np.isfinite(at.value):
+        return UNKNOWN.quantities
+    return masses.kind_at(x, at.value, sets, low, high, phases, shown).quantities
+
+
+def kinds(
+    run: Any,
+    numbers: Mapping[str, Quantity],
+    shown: Callable[[str, xr.Dataset, str], Shown | None] | None = None,
+    groups: Callable[[str, str, str], tuple[Sequence[int], Sequence[int]] | None] | None = None,
+) -> dict[str, Quantity]:
+    """coexistence[a->b], barrier[a->b] and label_entropy[a->b] beside every critical_<axis>[a->b] of ladders in the
+    numbers of a run, at every point of its other axes; NaN where the draws do not tell.
+
+    shown(part, data, axis): what tells of a barrier, with the axes [others.., axis, ladder, draw, ..] that `labels` has
+    (default: nothing does). groups(part, a, b): the labels meant by two names that are not both of phases, else None.
+    """
+    found: dict[str, Quantity] = {}
+    parts = plots.sweeps(run)
+    for name, one in numbers.items():
+        matched = re.fullmatch(r"(?:(\w+)\.)?critical_([a-z]+)\[(.+)->(.+)\]", name)
+        if matched is None:
+            continue
+        part, (axis, a, b) = matched[1] or "main", matched.groups()[1:]
+        data = parts.get(part)
+        if data is None or "phase" not in data or axis not in data["delta"].dims or data[axis].ndim != 1:
+            continue
+        named = plots.phase_names(data)
+        pair = None if groups is None else groups(part, a, b)
+        if pair is None and {a, b} <= set(named):
+            pair = [named.index(a)], [named.index(b)]
+        seen, others = labels(data, axis)
+        if pair is None or not seen.size or set(others) - {SEED, *one.coords}:
+            continue
+        own = None if shown is None else shown(part, data, axis)
+        rows = []
+        for index in np.ndindex(np.shape(one.value)):
+            place = [_place(data, one, index, dim) for dim in others]
+            at = float(np.asarray(one.value)[index])
+            told = UNKNOWN
+            there = tuple(each for each in place if each is not None)
+            if np.isfinite(at) and len(there) == len(place):
+                here = None if own is None else Shown(*(_at(each, there) for each in own))
+                told = masses.kind_at(data[axis].values, at, _at(seen, there), *pair, len(named), here)
+            rows.append(told.quantities)
+        prefix = "" if matched[1] is None else f"{part}."
+        for key in UNKNOWN.quantities:
+            value, error = (
+                np.reshape([np.asarray(getattr(each[key], field)) for each in rows], np.shape(one.value))
+                for field in ("value", "stderr")
+            )
+            found[f"{prefix}{key}[{a}->{b}]"] = Quantity(value, error, one.coords)
+    return found
+
+
+def _place(data: xr.Dataset, one: Quantity, index: tuple[int, ...], dim: str) -> int | slice | None:
+    """Where a point of a quantity lies on an axis of its data: all of an axis of data seeds; None: nowhere."""
+    if dim not in one.coords:
+        return slice(None)
+    wanted = one.coords[dim][index[list(one.coords).index(dim)]]
+    met = np.flatnonzero(data[dim].values == wanted)
+    return int(met[0]) if met.size else None
+
+
+def _at(each: Any, place: tuple[int | slice, ...]) -> Any:
+    """[data, x, ladder, draw, ..] at one place of the axes before x."""
+    if isinstance(each, Mapping):
+        return {name: _at(value, place) for name, value in each.items()}
+    if each is None:
+        return None
+    one = each[place]
+    return one if any(isinstance(where, slice) for where in place) else one[None]
+
+
+def kept(data: xr.Dataset, x: str, place: Callable[[Any], Any] | None = None) -> Shown | None:
+    """The draws of a part whose parameters were kept after burn-in, [others.., x, ladder, draw, ..] as of `labels`.
+
+    They are told by place(params), which is the same under all symmetries of the model, or by the parameters
+    themselves, under whose mirror images a phase may lie in several places; None where none were kept.
+    """
+    if "params" not in data or not data.sizes.get("kept", 0):
+        return None
+    late = np.isin(data["kept_draw"].values, data["draw"].values[~data["burn_in"].values])
+    number = np.searchsorted(data["draw"].values, data["kept_draw"].values[late])
+    few = data.drop_vars([name for name in data if name not in ("delta", "phase", "status", "offset", "nbeta")])
+    few = few.isel(draw=number)
+    own, others = labels(few, x)
+    wide = data["params"].isel(kept=late)
+    (last,) = (str(dim) for dim in wide.dims if dim not in (*data["offset"].dims, "chain", "kept"))
+    order = [*others, x, "chain", "kept", last]
+    rest = {dim: 0 for dim in wide.dims if dim not in order}
+    params = wide.isel(rest).transpose(*order).values
+    if place is None:
+        return Shown(own, params, few["delta"].isel(rest).transpose(*order[:-2], "draw").values)
+    told = np.asarray(jax.jit(jax.vmap(place))(params.reshape(-1, params.shape[-1])))
+    return Shown(own, told.reshape(*own.shape, -1))
+
+
+def units(run: Any, part: str, data: xr.Dataset, x: str) -> Shown | None:
+    """Draws of a potential told by what each unit contributes, the largest first (phases by `slt.phases.by_units`)."""
+    truth = model(run, part).truth() if "params" in data else None
+    rule = None if truth is None or truth.phases is None else truth.phases.label
+    if not isinstance(rule, ActiveUnits):
+        return None
+    return kept(data, x, lambda w: -jnp.sort(-jnp.abs(rule.amplitudes(w))))
+
+
+def watched(data: xr.Dataset, x: str, name: str, place: Callable[[np.ndarray], np.ndarray]) -> Shown:
+    """All draws, told by a number that was traced, place(number), as `kept` has them."""
+    own, others = labels(data, x)
+    view = Draws(data)
+    rest = tuple(i for i, dim in enumerate(view.grid) if dim not in (*others, x))
+    values = view.draws(name).squeeze(rest)
+    grid = [dim for dim in view.grid if dim in (*others, x)]
+    values = values.transpose(*(grid.index(dim) for dim in (*others, x)), -2, -1)
+    return Shown(own, place(values)[..., None])
 
 
 def mark(ax: Any, found: Quantity | None, colour: str = "0.35", label: str | None = None) -> None:

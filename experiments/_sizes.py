@@ -3,6 +3,7 @@
 `Choice` measures F_n, WBIC and WAIC of models of several sizes on the same data sets; the rest draws and sums up.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,16 @@ def used(run: Any, part: str = "main") -> dict[str, Quantity]:
             continue
         numbers[key] = _shared.quantity(_shared.between(data[x].values, sets, [low], [high]))
     return numbers
+
+
+def kinds(run: Any, found: Mapping[str, Quantity]) -> dict[str, Quantity]:
+    """The kind of every crossing of numbers of units, those of `used` (phases by their numbers) and all others."""
+
+    def groups(part: str, a: str, b: str) -> tuple[list[int], list[int]] | None:
+        names = [name.split()[0] for name in plots.phase_names(plots.sweeps(run)[part])]
+        return ([names.index(a)], [names.index(b)]) if {a, b} <= set(names) else None
+
+    return _shared.kinds(run, run.quantities | found, functools.partial(_shared.units, run), groups)
 
 
 @draw.styled

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from slt import plots
 from slt.config import RunConfig, plain
@@ -24,10 +25,11 @@ from slt.models._kgon_phases import partition
 from slt.models.superposition import Superposition
 from slt.transitions import crossing, masses, paths
 from slt.transitions.crossing import Crossing, Difference
+from slt.transitions.masses import Shown
 from slt.typing import InputError, Quantity
 
 from . import _dynamics, _superposition_theory
-from ._shared import known, labels, quantity, seeds_last
+from ._shared import kept, kind, kinds, known, labels, quantity, seeds_last
 
 LEAST = 0.05  # share of draws from which on a phase is shown
 
@@ -189,6 +191,24 @@ def told(run: Any) -> list[Told]:
     return found
 
 
+def shown(run: Any, one: Told, k: int) -> Shown | None:
+    """Kept draws of a potential told by what each feature gets back of itself, |W_i|^2 + b_i, the largest first; and by
+    the output of the k-th, below 0 of which all networks are one.
+    """
+    data = plots.sweeps(run)[one.part]
+    found = kept(data, one.axis, _returned) if one.axis == "t" else None
+    if found is None:
+        return None
+    label = one.label if one.label.shape[1:] == found.labels.shape else found.labels[None]
+    places = found.places[None]
+    return Shown(label, places, None, {"output of the feature gained": np.maximum(places[..., k - 1], 0.0)})
+
+
+def _returned(w: Array) -> Array:
+    *weights, bias = w.reshape(3, -1)
+    return -jnp.sort(-(weights[0] ** 2 + weights[1] ** 2 + bias))
+
+
 def beside(every: Sequence[Told]) -> list[tuple[Told, Told]]:
     """(population, data) of equal c by the hull, for every c of which a run has both, c rising."""
     own = {axis: {one.c: one for one in every if one.axis == axis and one.rule == "hull"} for axis in ("t", "n")}
@@ -212,15 +232,16 @@ def _word(rule: str) -> str:
 def summarise(run: Any) -> dict[str, Quantity]:
     """Of every part with ladders, "<part>." before the names of all but "main", "<part>.descent." by descent:
 
-    critical_t[a->b] (critical_n) of families; by the part's own rule also critical_t_leading[a->b] and _laplace[a->b],
-    with miss_leading[a->b], miss_laplace[a->b], by what part of the measured one they miss (potentials of unit noise);
+    critical_t[a->b] (critical_n) of families, and its kind: coexistence, barrier, label_entropy; by the part's own rule
+    also critical_t_leading[a->b] and _laplace[a->b], with miss_leading[a->b], miss_laplace[a->b], by what part of the
+    measured one they miss (potentials of unit noise);
     on data first_n[a->b] and last_n[a->b], the median over the data sets that cross of the first and the last crossing
     of each, quantiles_first_n[a->b] and quantiles_last_n[a->b], 5 and 95 per cent of the data sets themselves,
     and spread_data[a->b], spread_chains[a->b]: the error of critical_n by source;
     by descent, outside: the largest share of draws at any value that is in no phase of the catalogue. Of a part on data
     beside which the run has the population loss of as many features, late[a->b]: critical_n/(2 critical_t) - 1.
     """
-    found: dict[str, Quantity] = {}
+    found = kinds(run, run.quantities, lambda part, data, axis: kept(data, axis, _returned) if axis == "t" else None)
     every = told(run)
     for population, data in beside(every):
         for a, b in data.pairs():
@@ -239,6 +260,9 @@ def summarise(run: Any) -> dict[str, Quantity]:
             at = one.crossing(a, b)
             way = f"[{a}->{b}]"
             found[f"{prefix}critical_{one.axis}{way}"] = quantity(at)
+            own = (one.families[a], one.families[b])
+            told_by = kind(one.x, at, one.label, *own, len(one.names), shown(run, one, b))
+            found |= {f"{prefix}{name}{way}": value for name, value in told_by.items()}
             if one.axis == "t" and one.rule == "hull":
                 for guess in _superposition_theory.theory(one.c, a, b, at):
                     found[f"{prefix}critical_t_{guess.name}{way}"] = known(guess.t)

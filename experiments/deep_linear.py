@@ -24,6 +24,7 @@ from slt.plots import draw
 from slt.theory import linear_networks
 from slt.theory.reference import two_layer_reference
 from slt.theory.two_layer import two_layer
+from slt.transitions.masses import Shown
 from slt.typing import InputError, Quantity
 
 from . import _dynamics, _shared
@@ -120,7 +121,7 @@ def learned_steps(fn: Squares, data: xr.Dataset) -> np.ndarray:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[r->r+1], what training did (see `_dynamics`), whether modes come in order, and the coefficients.
+    """critical_t[r->r+1] and its kind, what training did (see `_dynamics`), the order of modes, and the coefficients.
 
     in_order: share of the runs kept in which no mode passes half its singular value before a larger one. posterior_in_
     order: 1 where the t at which the strengths' mean passes half the singular value rises from mode to mode, mode_t.
@@ -134,6 +135,11 @@ def summarise(run: Any) -> dict[str, Quantity]:
         low, high = list(range(rank + 1)), list(range(rank + 1, count + 1))
         crossing = _shared.between(data["t"].values, seen[None], low, high)
         found[f"critical_t[{rank}->{rank + 1}]"] = _shared.quantity(crossing)
+
+    def groups(part: str, a: str, b: str) -> tuple[list[int], list[int]]:
+        return list(range(int(a) + 1)), list(range(int(b), count + 1))
+
+    found |= _shared.kinds(run, found, lambda part, data, axis: _shown(fn, data, axis), groups)
     times = mode_times(run)
     found["mode_t"] = Quantity(times, np.full(count, np.nan), {"mode": list(range(1, count + 1))})
     found["posterior_in_order"] = _shared.known(float(bool(np.all(np.diff(times) > 0))))
@@ -153,6 +159,15 @@ def summarise(run: Any) -> dict[str, Quantity]:
         found["coefficient_exact"] = Quantity(exact, own, coords)
         found["coefficient_off"] = Quantity(value / exact - 1, np.hypot(stderr, own) / exact, coords)
     return found
+
+
+def _shown(fn: Squares, data: xr.Dataset, axis: str) -> Shown | None:
+    """Draws told by the strengths of all modes, each in units of its singular value."""
+    found = _shared.kept(data, axis)
+    if found is None:
+        return None
+    strengths, _ = modes(fn, found.places)
+    return Shown(found.labels, strengths / np.array(fn.target.singular_values))
 
 
 def mode_times(run: Any) -> np.ndarray:

@@ -80,7 +80,8 @@ def summarise(run: Any) -> dict[str, Quantity]:
     """Of the line followed by slt.line: critical_t[origin->outer] and slope[clausius_clapeyron] over h, end_h, end_t.
     Of the ladders' shares: ladder_t[origin->outer] over h, with slope[line] by finite differences, and
     critical_h[outer->origin] over t. Exact values; the loop between sweeps of t up and down (hysteresis); the order
-    along t (first_order[..]).
+    along t (first_order[..]). Of the fourth-order part pitchfork.critical_h[origin->outer] over t. Beside every
+    critical_ its kind: coexistence, barrier and label_entropy.
     """
     data = _main(run)
     if data is None:
@@ -95,8 +96,25 @@ def summarise(run: Any) -> dict[str, Quantity]:
         "exact_t[origin->outer]": shared.known(t_c, {"h": h.tolist()}),
         "exact_h[outer->origin]": shared.known([exact_h(exact, each) for each in t], {"t": t.tolist()}),
     }
-    found |= followed(run) | _slopes(exact, h, t_c, along_t)
+    found |= followed(run) | _slopes(exact, h, t_c, along_t) | pitchfork(run)
+    found |= shared.kinds(run, run.quantities | found, _shown)
     return found | _hysteresis.quantities(run) | _scaling.quantities(run)
+
+
+def pitchfork(run: Any) -> dict[str, Quantity]:
+    """Where along h the pair of the fourth-order potential outweighs the origin, over t."""
+    data = plots.sweeps(run).get("pitchfork")
+    if data is None or not {"phase", "h", "t"} <= {*data.variables}:
+        return {}
+    found, t = _labels(data), data["t"].values
+    own = [shared.between(data["h"].values, found[None, :, i], [ORIGIN], [OUTER]) for i in range(len(t))]
+    row = shared.row([shared.quantity(one) for one in own], "t", t.tolist())
+    return {"pitchfork.critical_h[origin->outer]": row}
+
+
+def _shown(part: str, data: xr.Dataset, axis: str) -> Any:
+    """Draws told by |w|."""
+    return shared.watched(data, axis, "square", np.sqrt) if "square" in data else None
 
 
 def _slopes(exact: Exact, h: np.ndarray, t_c: np.ndarray, along_t: list[Crossing | None]) -> dict[str, Quantity]:

@@ -18,11 +18,12 @@ TRUTH, WHAT = 2, "components"
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_n[k->k+1], the population's critical_t where there is one, and the choices of the criteria."""
+    """critical_n[k->k+1] (critical_t of the population) and its kind, and the choices of the criteria."""
     found: dict[str, Quantity] = {}
     for part in plots.sweeps(run):
         prefix = "" if part == "main" else f"{part}."
         found |= {f"{prefix}{name}": quantity for name, quantity in _sizes.used(run, part).items()}
+    found |= _sizes.kinds(run, found)
     return found | (_sizes.summary(run.measures["choice"], TRUTH) if "choice" in run.measures else {})
 
 

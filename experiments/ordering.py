@@ -5,6 +5,7 @@ The number it should show: at fixed t the excess of F on data over the populatio
 is about -0.56 beta (two parameters, truth 2 tanh(x)). A regular model of d parameters has -(d/2) beta at large t.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,12 +123,14 @@ def power(data: xr.Dataset, over: np.ndarray) -> float:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """excess[t=..] over beta, excess_slope (excess/beta as predicted, -t V/2) over t, and excess_power, which is 1."""
+    """excess[t=..] over beta, excess_slope (excess/beta as predicted, -t V/2) over t, and excess_power, which is 1; the
+    kind of every crossing of phases.
+    """
+    found = _shared.kinds(run, run.quantities, functools.partial(_shared.units, run))
     if "excess" not in run.measures:
-        return {}
+        return found
     data = run.measures["excess"]
     sets = data.sizes["data_seed"]
-    found: dict[str, Quantity] = {}
     for i, t in enumerate(data["t"].values):
         known = np.isfinite(data["gap"].values[i]).all(-1)
         own = rest(data).values[i][known]

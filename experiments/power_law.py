@@ -60,6 +60,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
     found["best_cut_off_error"] = np.take_along_axis(every, best[None], 0)[0]
     found |= {f"cut_off_error[{k}]": every[k] for k in cut_offs(fn)}
     numbers = {name: _shared.known(value, coords) for name, value in found.items()}
+    numbers |= _shared.kinds(run, run.quantities, lambda part, data, axis: _shared.kept(data, axis, fn.squares))
     return numbers | {"asymptotic_t": _shared.known(asymptotic_t(fn))}
 
 

@@ -71,7 +71,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
     parts = plots.sweeps(run)
     if "population" in parts:
         numbers["population.orientation"] = orientation(parts["population"])
-    return numbers
+    return numbers | _shared.kinds(run, numbers, groups=lambda part, a, b: (LOW, HIGH))
 
 
 def orientation(data: Any) -> Quantity:

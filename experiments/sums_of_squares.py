@@ -60,7 +60,7 @@ def last_crossing(free_energies: Any, a: int, b: int) -> float:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[a->b] of every step, with the exact one and that of leading-order theory beside it."""
+    """critical_t[a->b] of every step and its kind, with the exact one and that of leading-order theory beside it."""
     fn, data = landscape(run), plots.sweeps(run)["main"]
     found, _ = _shared.labels(data, "t")
     numbers: dict[str, Quantity] = {}
@@ -70,7 +70,7 @@ def summarise(run: Any) -> dict[str, Quantity]:
         numbers[f"critical_t{name}"] = _shared.quantity(seen)
         numbers[f"critical_t_exact{name}"] = _shared.known(last_crossing(fn.free_energies, a, b))
         numbers[f"critical_t_leading{name}"] = _shared.known(last_crossing(lambda t: leading(fn, t), a, b))
-    return numbers
+    return numbers | _shared.kinds(run, numbers, lambda part, data, axis: _shared.kept(data, axis))
 
 
 def figures(run: Any) -> dict[str, Figure]:

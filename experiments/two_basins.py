@@ -26,6 +26,7 @@ from . import _hysteresis, _shared
 
 STYLES = draw.palette(["U", "V"]) | {"whole": draw.STYLES[-1]}
 WAYS = ("U->V", "V->U")
+SAID = {"coexistence": 1.0, "crossover": 0.0}
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ class Barriers:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[U->V] with its interval and what theory predicts; barriers and escape times at their t; hysteresis."""
+    """critical_t[U->V] with its interval, its kind, and what theory predicts; barriers and escape times at their t;
+    hysteresis.
+    """
     found: dict[str, Quantity] = {}
     if "transition" in run.measures:
         one = run.measures["transition"]
@@ -145,6 +148,10 @@ def summarise(run: Any) -> dict[str, Quantity]:
         found["critical_t_predicted[U->V]"] = Quantity(
             guesses, np.full(guesses.shape, np.nan), {"theory": one["theory"].values.tolist()}
         )
+        found |= _shared.kinds(run, found, lambda part, data, axis: _shared.kept(data, axis, lambda w: w))
+        told = found.get("coexistence[U->V]")
+        if (told is None or np.isnan(told.value)) and one.attrs["kind"] in SAID:
+            found["coexistence[U->V]"] = _shared.known(SAID[one.attrs["kind"]])
     if "barriers" in run.measures:
         one = run.measures["barriers"]
         for way in WAYS:

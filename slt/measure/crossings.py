@@ -30,7 +30,6 @@ from slt.typing import InputError
 
 POINTS = 5  # about a crossing
 NEAR = 0.05  # their least reach, on the scale of the axis
-PLACES = 8  # where a phase may lie, by which its draws are measured
 
 
 def asked_of(
@@ -147,36 +146,9 @@ def heights_of(
 ) -> tuple[list[Height], list[np.ndarray]]:
     """Barriers between draws [i, d] confined to either phase, run by run, by several order parameters; and a point of
     each phase, its draw of least K, between which they are drawn.
-
-    A phase may lie in several places (mirror images): each draw is measured by the place of either phase next to it.
     """
     draws = [np.asarray(each, np.float64).reshape(-1, confined.SHOWN, of.dim) for each in shown]
-    size = float(np.mean([np.square(each - each.mean((0, 1))).sum(-1).mean() for each in draws])) + 1e-300
-    places = [places_of(of, each.reshape(-1, of.dim)) for each in draws]
-    spread = float(np.mean([squares(each, own).min(-1).mean() for each, own in zip(draws, places, strict=True)]))
-    size = min(size, 2 * spread) + 1e-300
-
-    def projection(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How far from a to b, and the square of the distance between these two."""
-        a, b = (own[squares(w, own).argmin(-1)] for own in places)
-        line = b - a
-        length = np.maximum(np.square(line).sum(-1), 1e-300)
-        return ((w - a) * line).sum(-1) / length, length
-
-    # on the line the ratio turns round where L^2 p (p - 1) = size: with a fold among the draws, both ends of a single
-    # hill would look like peaks
-    for way, length in map(projection, draws):
-        size = max(size, 2 * float(np.quantile(length * way * (way - 1), 0.99)))
-
-    def ratio(w: np.ndarray) -> np.ndarray:
-        a, b = (squares(w, own).min(-1) for own in places)
-        return np.log((a + size) / (b + size))
-
-    rules = {
-        "projection on the line between the phases": lambda w: projection(w)[0],
-        "ratio of the distances to them": ratio,
-    }
-    found = [kinds.height(rule(draws[0]), rule(draws[1]), name) for name, rule in rules.items()]
+    found, places = kinds.heights(draws, [_k(of, each.reshape(-1, of.dim)) for each in draws])
     dtype, points = of.posterior.beta.dtype, [own[0] for own in places]
     if order is not None:
 
@@ -189,25 +161,16 @@ def heights_of(
     return found, points
 
 
-def squares(w: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Squared distances [..., place]."""
-    return np.square(w[..., None, :] - places).sum(-1)
+squares = kinds.squares
 
 
 def places_of(of: Target, w: np.ndarray) -> np.ndarray:
-    """Up to PLACES points of a phase [place, d], among its tenth of draws of least K: the least, then again and again
-    the farthest from those there are, as long as it is farther than these draws are spread.
-    """
-    k = np.asarray(_losses(of.posterior, jnp.asarray(w, of.posterior.beta.dtype)), np.float64)
-    low = w[np.argsort(np.where(np.isfinite(k), k, np.inf))[: max(8, len(w) // 10)]]
-    typical = float(np.square(low - low.mean(0)).sum(-1).mean())
-    found = low[:1]
-    while len(found) < PLACES:
-        apart = squares(low, found).min(-1)
-        if apart.max() <= typical / 2:
-            break
-        found = np.concatenate([found, low[int(apart.argmax())][None]])
-    return found
+    """Up to kind.PLACES points of a phase [place, d], of which draws w [i, d] are given."""
+    return kinds.places(w, _k(of, w))
+
+
+def _k(of: Target, w: np.ndarray) -> np.ndarray:
+    return np.asarray(_losses(of.posterior, jnp.asarray(w, of.posterior.beta.dtype)), np.float64)
 
 
 def known_form(model: Model, phase: str) -> Form | None:

@@ -166,6 +166,11 @@ class ActiveUnits:
     merge: float = 0.0
 
     def __call__(self, params: Params) -> Integer:
+        above = jnp.abs(self.amplitudes(params)) > self.threshold
+        return jnp.minimum(jnp.sum(above, dtype=jnp.int32), self.most)
+
+    def amplitudes(self, params: Params) -> Float[Array, " h"]:
+        """What all units contribute that act as one, in the place of the first of them; 0 in those of the others."""
         amplitude, place = self.units(params)
         count = amplitude.shape[0]
         gaps = jnp.sum(jnp.square(place[:, None] - place[None]), axis=-1)
@@ -173,8 +178,7 @@ class ActiveUnits:
         for _ in range(max(1, count - 1).bit_length()):  # chains of neighbours
             linked = jnp.any(linked[:, :, None] & linked[None], axis=1)
         group = jnp.argmax(linked, axis=1)  # a group is called by its first unit
-        total = jax.ops.segment_sum(amplitude, group, count)
-        return jnp.minimum(jnp.sum(jnp.abs(total) > self.threshold, dtype=jnp.int32), self.most)
+        return jax.ops.segment_sum(amplitude, group, count)
 
 
 def by_units(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from slt.typing import Estimate, InputError
+from slt.typing import Estimate, InputError, Quantity
 
 NATS = 1.0
 """The least barrier of a coexistence."""
@@ -20,6 +20,9 @@ BEYOND = float(stats.norm.ppf(0.95))
 """Standard errors by which a barrier must lie above or below it."""
 BINS = 40
 FEW = 5  # draws on top below which only a lower bound of the barrier is told
+PLACES = 8  # where a phase may lie, by which its draws are measured
+SHARED = 0.5 * float(np.log(2))
+"""The least label entropy of a coexistence: shares of 0.11 and 0.89 have it."""
 
 
 class Height(NamedTuple):
@@ -50,6 +53,17 @@ class Kind(NamedTuple):
     label_entropy: float | None
     reasons: tuple[str, ...]
 
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """coexistence (1, 0 for a crossover, NaN where it is unresolved), barrier and label_entropy in nats, each NaN
+        where it was not measured.
+        """
+        told = {"coexistence": 1.0, "crossover": 0.0}.get(self.kind, np.nan)
+        value, stderr = (np.nan, np.nan) if self.barrier is None else self.barrier[:2]
+        entropy = np.nan if self.label_entropy is None else self.label_entropy
+        rows = {"coexistence": (told, np.nan), "barrier": (value, stderr), "label_entropy": (entropy, np.nan)}
+        return {name: Quantity(np.array(x), np.array(error), {}) for name, (x, error) in rows.items()}
+
 
 class Scaling(NamedTuple):
     """How the barrier grows along a family: kind "first order", "continuous" or "unresolved"; its slope in the size."""
@@ -70,8 +84,10 @@ def classify(
 
     heights: barriers by at least two order parameters or classifiers. interior: shares of the two phases' draws whose
     descent ends in their own phase: where one is low, that phase has no minimum of its own. masses: shares of all
-    phases. hysteresis: width of the loop between sweeps up and down, extrapolated to slow sweeps (`slow_loop`),
-    infinite where it stayed open (`slt.hysteresis`); NaN says nothing.
+    phases at the crossing: with an entropy below SHARED no two of them coexist. hysteresis: width of the loop between
+    sweeps up and down, extrapolated to slow sweeps (`slow_loop`), infinite where it stayed open (`slt.hysteresis`); NaN
+    says nothing. An open loop speaks against a crossover; a closed one not against coexistence, whose barrier slow
+    sweeps may cross.
     """
     said: list[str] = []
     votes = [_vote(each) for each in heights]
@@ -105,6 +121,10 @@ def classify(
             kind = "unresolved"
             said.append("which no crossover does: something slow is hidden from the order parameter")
     entropy = None if masses is None else label_entropy(masses)
+    if entropy is not None and entropy < SHARED:
+        said.append(f"they do not share the posterior where they cross: label entropy {entropy:.2g}, not log 2")
+        if kind == "coexistence":
+            kind = "unresolved"
     if masses is not None and np.sort(np.asarray(masses))[-2:].sum() < 0.5:
         said.append("other phases hold most of the posterior where these two cross")
     return Kind(kind, lowest, entropy, tuple(said))
@@ -117,7 +137,7 @@ def _vote(height: Height) -> int:
     return -1 if not height.bound and height.value + BEYOND * height.stderr < NATS else 0
 
 
-def height(a: Float[np.ndarray, "run k"], b: Float[np.ndarray, "run k"], order: str) -> Height:
+def height(a: Float[np.ndarray, "_run _k"], b: Float[np.ndarray, "_run _k"], order: str) -> Height:
     """The barrier between two phases that weigh the same, from an order parameter's values at draws confined to each.
 
     a, b [run, draw]: equally weighted draws of either phase in independent runs. F = -log of the pooled histogram of
@@ -144,6 +164,67 @@ def height(a: Float[np.ndarray, "run k"], b: Float[np.ndarray, "run k"], order: 
         upper = stats.chi2.ppf(0.95, 2 * (least + 1)) / 2
         return Height(max(0.0, float(np.log(peak / upper))), float(np.sqrt(wide / max(peak, 1.0))), order, bound=True)
     return Height(float(np.log(peak / least)), float(np.sqrt(wide / peak + wide / least)), order)
+
+
+def heights(
+    draws: Sequence[Float[np.ndarray, "_run _k d"]], losses: Sequence[Float[np.ndarray, "..."]] | None
+) -> tuple[list[Height], list[np.ndarray]]:
+    """Barriers between draws of two phases by two order parameters, the projection on the line between the phases and
+    the ratio of the distances to them; and the places [place, d] of either phase.
+
+    losses: a phase may lie in several places (mirror images), each draw is measured by the place of either phase next
+    to it, and the first is the draw of least loss. None: it lies in one place, which is the mean of its draws. The loss
+    itself is no order parameter: its density has peaks of its own at every minimum and every saddle.
+    """
+    flat = [each.reshape(-1, each.shape[-1]) for each in draws]
+    size = float(np.mean([np.square(each - each.mean(0)).sum(-1).mean() for each in flat])) + 1e-300
+    ends = [each.mean(0, keepdims=True) for each in flat]
+    if losses is not None:
+        ends = [places(each, np.ravel(loss)) for each, loss in zip(flat, losses, strict=True)]
+    spread = float(np.mean([squares(each, own).min(-1).mean() for each, own in zip(flat, ends, strict=True)]))
+    size = min(size, 2 * spread) + 1e-300
+
+    def projection(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far from a to b, and the square of the distance between these two."""
+        a, b = (own[squares(w, own).argmin(-1)] for own in ends)
+        line = b - a
+        length = np.maximum(np.square(line).sum(-1), 1e-300)
+        return ((w - a) * line).sum(-1) / length, length
+
+    # on the line the ratio turns round where L^2 p (p - 1) = size: with a fold among the draws, both ends of a single
+    # hill would look like peaks
+    for way, length in map(projection, draws):
+        size = max(size, 2 * float(np.quantile(length * way * (way - 1), 0.99)))
+
+    def ratio(w: np.ndarray) -> np.ndarray:
+        a, b = (squares(w, own).min(-1) for own in ends)
+        return np.log((a + size) / (b + size))
+
+    rules = {
+        "projection on the line between the phases": lambda w: projection(w)[0],
+        "ratio of the distances to them": ratio,
+    }
+    return [height(rule(draws[0]), rule(draws[1]), name) for name, rule in rules.items()], ends
+
+
+def squares(w: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Squared distances [..., place]."""
+    return np.square(w[..., None, :] - places).sum(-1)
+
+
+def places(w: Float[np.ndarray, "i d"], loss: Float[np.ndarray, " i"]) -> Float[np.ndarray, "place d"]:
+    """Up to PLACES points of a phase, among its tenth of draws of least loss: the least, then again and again the
+    farthest from those there are, as long as it is farther than these draws are spread.
+    """
+    low = w[np.argsort(np.where(np.isfinite(loss), loss, np.inf))[: max(8, len(w) // 10)]]
+    typical = float(np.square(low - low.mean(0)).sum(-1).mean())
+    found = low[:1]
+    while len(found) < PLACES:
+        apart = squares(low, found).min(-1)
+        if apart.max() <= typical / 2:
+            break
+        found = np.concatenate([found, low[int(apart.argmax())][None]])
+    return found
 
 
 def _overdispersion(counts: np.ndarray) -> float:

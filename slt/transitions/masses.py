@@ -5,19 +5,24 @@ independent of one another. Shares of chains that are trapped where they started
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from slt.transitions.crossing import Crossing, Difference, crossings, difference
-from slt.typing import InputError
+from slt.transitions.kind import Height, Kind, classify, height, heights
+from slt.typing import Estimate, InputError
 
 LEAST = 0.01  # share of both phases together below which a point of the grid says nothing of the two
 STRETCHES = 4
 """Into how many each ladder's draws are cut, so that a few ladders tell their error well."""
 MOST = 1.25
+ENOUGH = 100
+"""Draws of either phase below which they tell of no barrier."""
+BLOCKS, LONG = 16, 25
+"""Blocks, at most, into which the draws of a phase are cut as if they were runs, and their least length."""
 
 
 def stretches(inside: Bool[np.ndarray, "... draw"]) -> Float[np.ndarray, "... stretch"]:
@@ -101,3 +106,96 @@ def critical(
             way = (a, b) if each.upward else (b, a)
             found[way] = (*found.get(way, ()), each)
     return found
+
+
+class Shown(NamedTuple):
+    """Draws of ladders that tell where a phase lies, each [data, x, ladder, draw]: labels, and places [.., d] that are
+    the same under all symmetries of the model; or losses, where they are not and a phase may lie in several places.
+    orders: further order parameters, by name.
+    """
+
+    labels: Int[np.ndarray, "data x ladder draw"]
+    places: Float[np.ndarray, "data x ladder draw d"]
+    losses: Float[np.ndarray, "data x ladder draw"] | None = None
+    orders: Mapping[str, Float[np.ndarray, "data x ladder draw"]] = {}
+
+
+def kind_at(
+    x: Any,
+    at: float,
+    labels: Int[np.ndarray, "data x ladder draw"],
+    a: Sequence[int],
+    b: Sequence[int],
+    phases: int,
+    shown: Shown | None = None,
+    hysteresis: Estimate | None = None,
+) -> Kind:
+    """The kind of the crossing of two sets of labels at `at`, told between the values of x on either side of it.
+
+    The label entropy is of the shares of all phases, averaged over data sets. Barriers are told from ENOUGH draws of
+    either set or more, of one data set: where several differ, draws of all of them together would fill the gap between
+    the phases of each; then, and without `shown`, the kind is unresolved.
+    """
+    x, labels = np.asarray(x, np.float64), np.asarray(labels)
+    order = np.argsort(x)
+    shares = [(labels == k).mean((0, 2, 3))[order] for k in range(phases)]
+    masses = [float(np.interp(at, x[order], share)) for share in shares]
+    right = int(np.clip(np.searchsorted(x[order], at), 1, x.size - 1)) if x.size > 1 else 0
+    both = order[[right - 1, right]] if x.size > 1 else order
+    found = [
+        (abs(float(x[i]) - at), barriers)
+        for i in both
+        if shown is not None and len(labels) == 1 and (barriers := _barriers(labels[0, i], shown, int(i), a, b))
+    ]
+    return classify(_between(found), masses=masses if sum(masses) > 0 else None, hysteresis=hysteresis)
+
+
+def _barriers(
+    labels: Int[np.ndarray, "ladder draw"], shown: Shown, i: int, a: Sequence[int], b: Sequence[int]
+) -> list[Height]:
+    """Barriers by all order parameters at one x; none with too few draws.
+
+    Off the crossing one phase is tilted against the other by F_a - F_b, and weighing them alike makes a step of it at
+    the border, which lies between their modes: half of it is taken off.
+    """
+    inside = [np.isin(shown.labels[0, i], list(each)) for each in (a, b)]
+    if min(each.sum() for each in inside) < ENOUGH:
+        return []
+    losses = shown.losses
+    found, _ = heights(
+        [_blocks(shown.places[0, i][each]) for each in inside],
+        None if losses is None else [_blocks(losses[0, i][each]) for each in inside],
+    )
+    for name, values in shown.orders.items():
+        low, high = (_blocks(values[0, i][each]) for each in inside)
+        found.append(height(low, high, name))
+    low, high = (np.isin(labels, list(each)).sum() + 0.5 for each in (a, b))
+    tilt = abs(float(np.log(low / high))) / 2
+    return [
+        each._replace(value=max(0.0, each.value - tilt), stderr=float(np.hypot(each.stderr, tilt / 2)))
+        for each in found
+    ]
+
+
+def _between(found: Sequence[tuple[float, list[Height]]]) -> list[Height]:
+    """Barriers (distance from the crossing, barriers) on either side of it, as they are there."""
+    if len(found) < 2:
+        return found[0][1] if found else []
+    (far, low), (near, high) = found
+    share = far / (far + near)
+    return [
+        Height(
+            (1 - share) * one.value + share * other.value,
+            float(np.hypot((1 - share) * one.stderr, share * other.stderr)),
+            one.order,
+            one.bound or other.bound,
+        )
+        for one, other in zip(low, high, strict=True)
+    ]
+
+
+def _blocks(values: Float[np.ndarray, "i ..."]) -> Float[np.ndarray, "run k ..."]:
+    """Draws, those of a ladder in a row, as blocks of equal length; some of the last are left out."""
+    count = min(BLOCKS, len(values) // LONG)
+    length = len(values) // count
+    return np.asarray(values[: count * length], np.float64).reshape(count, length, *values.shape[1:])

@@ -31,6 +31,20 @@ def test_what_else_speaks():
     found = kind.classify([YES, YES], masses=[0.1, 0.1, 0.8])
     np.testing.assert_allclose(found.label_entropy, -(0.2 * np.log(0.1) + 0.8 * np.log(0.8)))
     np.testing.assert_allclose(kind.label_entropy([0.5, 0.5, 0.0]), np.log(2))
+    alone = kind.classify([YES, YES], masses=[0.02, 0.98])  # what coexists shares the posterior
+    assert alone.kind == "unresolved"
+    assert "label entropy" in " ".join(alone.reasons)
+    assert kind.classify([YES, YES], masses=[0.3, 0.7]).kind == "coexistence"
+    assert kind.classify([NO, NO], masses=[0.02, 0.98]).kind == "crossover"
+
+
+def test_kinds_as_numbers():
+    told = kind.classify([YES, YES], masses=[0.5, 0.5]).quantities
+    assert told["coexistence"].value == 1
+    assert tuple(told["barrier"][:2]) == YES[:2]
+    np.testing.assert_allclose(told["label_entropy"].value, np.log(2))
+    assert kind.classify([NO, NO]).quantities["coexistence"].value == 0
+    assert all(np.isnan(one.value) for one in kind.classify([]).quantities.values())
 
 
 def test_heights_from_draws(rng):
@@ -50,6 +64,20 @@ def test_heights_from_draws(rng):
     assert low.count("crossover") > 80
     with pytest.raises(InputError, match="finite"):
         kind.height(np.full(runs, np.nan), np.zeros(runs), "x")
+
+
+def test_heights_between_mirror_images(rng):
+    """A ring of radius 3 about a hill: apart by the nearest of several places, not by the mean of all."""
+    runs = (8, 256)
+    angle = rng.choice(4, size=runs) * np.pi / 2
+    ring = np.stack([3 * np.cos(angle), 3 * np.sin(angle)], -1) + 0.3 * rng.normal(size=(*runs, 2))
+    middle = 0.3 * rng.normal(size=(*runs, 2))
+    losses = [np.square(middle).sum(-1), np.square(np.hypot(*np.moveaxis(ring, -1, 0)) - 3)]
+    found, places = kind.heights([middle, ring], losses)
+    assert kind.classify(found).kind == "coexistence"
+    assert 4 <= len(places[1]) <= kind.PLACES
+    radius = [np.hypot(*np.moveaxis(each, -1, 0))[..., None] for each in (middle, ring)]
+    assert kind.classify(kind.heights(radius, None)[0]).kind == "coexistence"  # told by what mirror images share
 
 
 def test_loops_of_slow_sweeps(rng):

@@ -134,3 +134,39 @@ def test_runs_report_critical_values(rng):
     assert np.isnan(one.value[1])
     assert found["crossings[U->V]"].value.tolist() == [1, 0]
     assert abs(found["drift[U->V]"].value[0]) < 4 * found["drift[U->V]"].stderr[0] < 2
+
+
+def hills(rng, apart, share, ladders=16, draws=400):
+    """(labels, values [1, x, ladder, draw]) of two normals `apart`, of the given shares of the second, cut between."""
+    second = rng.random((len(share), ladders, draws)) < np.array(share)[:, None, None]
+    values = rng.normal(size=second.shape) + apart * (second - 0.5)
+    return (values > 0).astype(int)[None], values[None]
+
+
+def test_kinds_from_draws_of_ladders(rng):
+    x = [1.0, 2.0, 3.0]
+    for apart, kind in ((6.0, "coexistence"), (1.0, "crossover")):
+        labels, values = hills(rng, apart, [0.2, 0.45, 0.8])
+        shown = masses.Shown(labels, values[..., None])
+        found = masses.kind_at(x, 2.1, labels, [0], [1], 2, shown)
+        assert found.kind == kind
+        assert found.label_entropy == pytest.approx(np.log(2), abs=0.02)
+        assert masses.kind_at(x, 2.1, labels, [0], [1], 2).kind == "unresolved"
+        both = masses.Shown(np.concatenate([labels, labels]), np.concatenate([values, values])[..., None])
+        assert masses.kind_at(x, 2.1, both.labels, [0], [1], 2, both).kind == "unresolved"
+        few = masses.Shown(labels[..., :4], values[..., :4, None])
+        assert masses.kind_at(x, 2.1, labels, [0], [1], 2, few).barrier is None
+
+
+def test_barriers_off_the_crossing(rng):
+    """From draws where the phases weigh 1 to 3 and 2 to 1: as high as where they weigh the same, within the error."""
+    known = 2.0 - np.log(2)  # of normals 4 apart, (4/2)^2/2, both at the top
+    found = []
+    for _ in range(20):
+        labels, values = hills(rng, 4.0, [0.25, 0.65])
+        told = masses.kind_at([1.0, 2.0], 1.6, labels, [0], [1], 2, masses.Shown(labels, values[..., None]))
+        assert told.barrier is not None
+        found.append((told.barrier.value - known, told.barrier.stderr))
+    off, error = np.array(found).T
+    assert abs(off.mean()) < 0.3
+    assert (np.abs(off) < 4 * error + 0.3).all()

@@ -47,8 +47,8 @@ class Transition:
     def quantities(self) -> dict[str, Quantity]:
         """Of the one crossing from a to b, each with [a->b]: critical_t (or _n, _beta, or of the control) with its
         90 per cent interval; on data its errors from data sets and from chains (spread_data, spread_chains) and the
-        median first and last crossings of single data sets (first_n, last_n); barrier, label_entropy in nats and
-        coexistence (1, 0 for a crossover, NaN where it is unresolved) where measured.
+        median first and last crossings of single data sets (first_n, last_n); coexistence, barrier and
+        label_entropy (`Kind.quantities`).
         """
         if self.critical is None:
             return {}
@@ -58,11 +58,7 @@ class Transition:
             for name, ends in (("first", self.paths.first), ("last", self.paths.last)):
                 found[f"{name}_{self.axis}"] = _median(ends[np.isfinite(ends)])
         if self.kind is not None:
-            found["coexistence"] = _number({"coexistence": 1.0, "crossover": 0.0}.get(self.kind.kind, np.nan))
-            if self.kind.barrier is not None:
-                found["barrier"] = _number(self.kind.barrier.value, self.kind.barrier.stderr)
-            if self.kind.label_entropy is not None:
-                found["label_entropy"] = _number(self.kind.label_entropy)
+            found |= self.kind.quantities
         return {f"{name}[{self.names[0]}->{self.names[1]}]": one for name, one in found.items()}
 
 
