@@ -21,6 +21,8 @@ from . import _shared
 
 LOW, HIGH = [0], [1, 2]
 """Labels of the degenerate phase and of the two orientations of the other."""
+ORBITS = {"right": "three nodes", "left": "three nodes"}
+"""Phases that reversing all nodes exchanges: they cross as one."""
 NAME = "degenerate->three nodes"
 DELTA_LAMBDA = 9 / 2 - 3.0
 """Three nodes of three parameters, against two of them and a dead one."""

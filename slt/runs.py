@@ -232,8 +232,9 @@ def _go_on(made: RunConfig, ready: Sequence[Part], store: Store, watching: Watch
         _measure(_measures(made), made.seed, ready, store, progress)
         seconds = store.manifest.seconds
     run = results.load(store.path)
-    told = results.Summary(dict(analysis.summarise(run.data)), run.health, seconds, config.digest(made))
     home, failed = config.experiment(made), None
+    numbers = analysis.summarise(run.data, getattr(home, "ORBITS", None))
+    told = results.Summary(dict(numbers), run.health, seconds, config.digest(made))
 
     def write(more: Mapping[str, Any]) -> None:
         results.write_summary(store.path, {**told.quantities, **more}, run.health, seconds, told.digest)

@@ -1,6 +1,7 @@
 """The draws of one part of a run that count, and what is estimated from them at every point of its grid."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -155,20 +156,23 @@ class Draws:
                 found[f"dwell[{name}]"] = self.over_seeds(_member(dwell, k))
         return found
 
-    def critical(self) -> dict[str, Quantity]:
+    def critical(self, orbits: Mapping[str, str] | None = None) -> dict[str, Quantity]:
         """critical_t[a->b] (t the axis of the ladders) with 90 per cent intervals, at every point of the other axes.
 
         Averaged over data sets where there are several. NaN where there is no such crossing, or more than one: then
         crossings[a->b] counts them. Beside each, drift[a->b]: what F_a - F_b changes about it from the first half of
-        the draws to the second (`masses.drift`). Ladders that broke anywhere on the axis do not count.
+        the draws to the second (`masses.drift`). Ladders that broke anywhere on the axis do not count. orbits: phases
+        that cross as one, by name -> the name of them all.
         """
-        axis, names = str(self.data.attrs["coupled"]), self.names
+        axis, called = str(self.data.attrs["coupled"]), [(orbits or {}).get(name, name) for name in self.names]
+        names = list(dict.fromkeys(called))
         x = self.data["beta_value" if axis == "beta" else axis]
         others = [name for name in self.grid if name not in (axis, SEED)]
         order = [*others, *([SEED] if SEED in self.grid else []), axis]
         if x.ndim > 1 or x.size < 2:
             return {}
-        labels = self.draws("phase").transpose([*(self.grid.index(d) for d in order), -2, -1])
+        label = np.array([*(names.index(name) for name in called), -1])[self.labels]
+        labels = label.transpose([*(self.grid.index(d) for d in order), -2, -1])
         ok = self.ok.transpose([*(self.grid.index(d) for d in order), -1])
         if SEED not in self.grid:
             labels, ok = np.expand_dims(labels, len(others)), np.expand_dims(ok, len(others))

@@ -22,6 +22,12 @@ def test_reversing_all_orientations_changes_nothing_where_the_vectors_sum_to_not
     assert float(fn(w, theta)) == pytest.approx(float(fn(w * jnp.array([-1.0] * 6 + [1.0] * 3), theta)), rel=1e-5)
 
 
+def test_orientations_are_one_orbit():
+    names = relu.phases().names
+    assert set(experiment.ORBITS) == {names[i] for i in experiment.HIGH}
+    assert set(experiment.ORBITS.values()) == {experiment.NAME.split("->")[1]}
+
+
 def test_two_nodes_are_worse_the_wider_the_angle():
     fn, phases, heights = relu.Excess(0.5), relu.phases(), []
     for theta in (0.5, 0.9, 1.5):

@@ -136,6 +136,30 @@ def test_runs_report_critical_values(rng):
     assert abs(found["drift[U->V]"].value[0]) < 4 * found["drift[U->V]"].stderr[0] < 2
 
 
+def test_members_of_one_orbit_cross_together(rng):
+    """Mirror images, told that they are, cross as one phase, where their masses together do."""
+    b = 1 / (1 + np.exp(-(X - 250) / 60)) / 2 * 0.98 + 0.005
+    labels = drawn(rng, np.stack([1 - 2 * b, b, b], -1))
+    dims = ("t", "chain", "draw")
+    shape = labels.shape[1:]
+    data = xr.Dataset(
+        {
+            "phase": (dims, labels[0].astype(np.int8), {"names": ["middle", "right", "left"]}),
+            "delta": (dims, np.zeros(shape)),
+            "offset": (dims[:1], np.zeros(shape[:1])),
+            "status": (dims[:2], np.zeros(shape[:2], int)),
+        },
+        {"t": X, "burn_in": ("draw", np.zeros(shape[-1], bool))},
+        {"coupled": "t"},
+    )
+    alone = analysis.Draws(data).critical()
+    assert any(name.startswith("critical_t[middle->") for name in alone)
+    found = analysis.Draws(data).critical({"right": "outside", "left": "outside", "elsewhere": "outside"})
+    assert set(found) == {"critical_t[middle->outside]", "drift[middle->outside]"}
+    one = found["critical_t[middle->outside]"]
+    assert abs(one.value - 250) < 4 * one.stderr < 40
+
+
 def hills(rng, apart, share, ladders=16, draws=400):
     """(labels, values [1, x, ladder, draw]) of two normals `apart`, of the given shares of the second, cut between."""
     second = rng.random((len(share), ladders, draws)) < np.array(share)[:, None, None]
