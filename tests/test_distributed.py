@@ -19,7 +19,7 @@ from rich.console import Console
 
 from slt import config, results, runs
 from slt.cli import distributed
-from slt.cli.distributed import Seat, seat
+from slt.cli.seats import Seat, seat
 from slt.typing import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

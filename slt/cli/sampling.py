@@ -19,6 +19,7 @@ from slt import config, drivers, results, runs
 from slt.cli import distributed, early
 from slt.cli.machine import WORDS
 from slt.cli.progress import Reporter, Stopped, Stopping, stop_at_once
+from slt.cli.seats import seat
 from slt.config import RunConfig, nodes
 from slt.results import Run, crew
 from slt.typing import InputError
@@ -155,7 +156,7 @@ def _supervised(
     """The exit code of a run over several processes, whose parent this is; None where the run is this process's own."""
     if args.distributed is None or distributed.is_worker():
         return None
-    own = distributed.seat(args.distributed)
+    own = seat(args.distributed)
     if own.size == 1:
         return None
     if own.rank == 0:
