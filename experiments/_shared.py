@@ -20,11 +20,14 @@ from slt.model import Model
 from slt.phases import ActiveUnits
 from slt.plots.draw import average
 from slt.transitions import crossing, masses
-from slt.transitions.crossing import Crossing
+from slt.transitions.crossing import Crossing, Difference
 from slt.transitions.kind import Kind
 from slt.transitions.masses import Shown
+from slt.transitions.predictions import Form, Prediction, predictions
 from slt.typing import InputError, Quantity, nearest
 
+FAR = 4.0
+"""Nats up to which the shares of ladders tell well how far apart two phases are."""
 UNKNOWN = Kind("unresolved", None, None, ())
 
 
@@ -88,16 +91,62 @@ def quantity(found: Crossing | None, **coords: list) -> Quantity:
 
 
 def known(value: Any, coords: Mapping[str, Sequence] | None = None) -> Quantity:
-    """A number without error: exact, or a prediction."""
+    """A number that is no measurement, exact or a prediction: without an error, and so without an interval."""
     value = np.asarray(value, float)
-    return Quantity(value, np.zeros(value.shape), {k: list(v) for k, v in (coords or {}).items()})
+    return Quantity(value, np.full(value.shape, np.nan), {k: list(v) for k, v in (coords or {}).items()})
+
+
+def offset(leading: Callable[[float], float], of: Difference | None) -> float:
+    """What the measured F_a - F_b has beyond its leading orders, well past the crossing; NaN where it is told nowhere.
+
+    A fit of one number, in place of a constant that theory does not give, at the largest x where F_a - F_b is between 1
+    nat and FAR: what it foretells of the crossing rests on how the leading orders change from there on.
+    """
+    if of is None:
+        return np.nan
+    well = np.flatnonzero((of.x > math.e) & (of.value > 1) & (of.value < FAR) & (of.stderr < FAR / 8))
+    return float(of.value[well[-1]] - leading(float(of.x[well[-1]]))) if well.size else np.nan
+
+
+def theory(
+    a: Form | None, b: Form | None, at: Crossing | None, of: Difference | None = None, **more: Any
+) -> tuple[Prediction, ...]:
+    """`predictions` of two forms, and "constant_fitted" where their constants are not known and F_a - F_b is given."""
+    if a is None or b is None:
+        return ()
+    found = predictions(a, b, at, **more)
+    bare = [each._replace(constant=0.0) for each in (a, b)]
+    fitted = offset(lambda t: float(bare[0].at(t) - bare[1].at(t)), of)
+    if np.isfinite([a.constant, b.constant]).all() or not np.isfinite(fitted):
+        return found
+    again = {each.name: each for each in predictions(bare[0]._replace(constant=fitted), bare[1], at)}
+    return *found, again["constant"]._replace(name="constant_fitted", note="constant fitted")
+
+
+def foretold(axis: str, way: str, guesses: Sequence[Prediction], at: Crossing | None) -> dict[str, Quantity]:
+    """critical_<axis>_<name>[way] of every prediction and miss_<name>[way], by what part of the measured crossing it
+    misses (0.5: it is half as large again), with the error of the latter.
+    """
+    found: dict[str, Quantity] = {}
+    for guess in guesses:
+        found[f"critical_{axis}_{guess.name}[{way}]"] = known(guess.t)
+        error = np.nan if at is None else (guess.miss + 1) * at.stderr / at.value
+        found[f"miss_{guess.name}[{way}]"] = Quantity(np.array(guess.miss), np.array(error), {})
+    return found
+
+
+def rows(found: Sequence[Mapping[str, Quantity]], axis: str, values: Sequence) -> dict[str, Quantity]:
+    """Numbers at every value of one more axis, those that are somewhere: NaN elsewhere."""
+    names = dict.fromkeys(name for each in found for name in each)
+    return {name: row([each.get(name, known(np.nan)) for each in found], axis, values) for name in names}
 
 
 def row(found: Sequence[Quantity], axis: str, values: Sequence) -> Quantity:
     """Numbers of equal kind at every value of one more axis, as one quantity."""
     wide = [np.full((*np.shape(q.value), 2), np.nan) if q.interval is None else q.interval for q in found]
     value, stderr = (np.stack([np.asarray(getattr(q, name), float) for q in found]) for name in ("value", "stderr"))
-    return Quantity(value, stderr, {axis: list(values)} | dict(found[0].coords), np.stack(wide))
+    ends = None if all(q.interval is None for q in found) else np.stack(wide)
+    return Quantity(value, stderr, {axis: list(values)} | dict(found[0].coords), ends)
 
 
 def seeds_last(found: np.ndarray, others: tuple[str, ...]) -> np.ndarray:
@@ -258,7 +307,11 @@ def between(
     x: Any, sets: Int[np.ndarray, "data x ladder draw"], low: Sequence[int], high: Sequence[int]
 ) -> Crossing | None:
     """The crossing from phases `low` to `high` by the shares of ladders; None where there is none or are several."""
-    of = masses.difference_of(x, sets, low, high)
+    return crossed(masses.difference_of(x, sets, low, high))
+
+
+def crossed(of: Difference | None) -> Crossing | None:
+    """The crossing upward of a difference; None where there is none or are several."""
     return None if of is None else crossing.crossings(of).only(upward=True)
 
 

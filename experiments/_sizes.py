@@ -24,6 +24,8 @@ from slt.estimators.criteria import Folded
 from slt.model import Model
 from slt.plots import draw
 from slt.samplers import HMC, ReplicaExchange
+from slt.transitions import masses
+from slt.transitions.predictions import Form
 from slt.typing import InputError, Quantity
 
 from . import _shared
@@ -117,10 +119,12 @@ def _waic(cell: xr.Dataset, n: int) -> tuple[float, float]:
 # ------------------------------------------------------------------------------------------------------------- in use
 
 
-def used(run: Any, part: str = "main") -> dict[str, Quantity]:
+def used(run: Any, part: str = "main", forms: Mapping[int, Form] | None = None) -> dict[str, Quantity]:
     """critical_n[k->k+1] (critical_t for a potential): where one more unit in use becomes likelier than k.
 
     On data from D = log(share of k + 1/share of k) averaged over data sets, on a potential from all ladders together.
+    forms: F of k units to leading order; what theory then says of the crossing, and how far it misses it, see
+    `_shared.foretold`.
     """
     data = plots.sweeps(run)[part]
     x = "t" if "t" in data.dims else "n"
@@ -128,12 +132,16 @@ def used(run: Any, part: str = "main") -> dict[str, Quantity]:
     names, sets = plots.phase_names(data), _shared.seeds_last(found, others)
     numbers: dict[str, Quantity] = {}
     for low, high in itertools.pairwise(range(len(names))):
-        key = f"critical_{x}[{names[low].split()[0]}->{names[high].split()[0]}]"
+        way = f"{names[low].split()[0]}->{names[high].split()[0]}"
         seen = [np.isin(sets, phase).any() for phase in (low, high)]
         most = [np.isin(sets, phase).mean((0, 2, 3)).max() for phase in (low, high)]
         if not all(seen) or min(most) < 0.05:
             continue
-        numbers[key] = _shared.quantity(_shared.between(data[x].values, sets, [low], [high]))
+        of = masses.difference_of(data[x].values, sets, [low], [high])
+        at = _shared.crossed(of)
+        numbers[f"critical_{x}[{way}]"] = _shared.quantity(at)
+        known = (forms or {}).get
+        numbers |= _shared.foretold(x, way, _shared.theory(known(low), known(high), at, of), at)
     return numbers
 
 

@@ -29,7 +29,7 @@ from slt.transitions.masses import Shown
 from slt.typing import InputError, Quantity
 
 from . import _dynamics, _superposition_theory
-from ._shared import kept, kind, kinds, known, labels, quantity, seeds_last
+from ._shared import foretold, kept, kind, kinds, known, labels, quantity, seeds_last
 
 LEAST = 0.05  # share of draws from which on a phase is shown
 
@@ -264,11 +264,9 @@ def summarise(run: Any) -> dict[str, Quantity]:
             told_by = kind(one.x, at, one.label, *own, len(one.names), shown(run, one, b))
             found |= {f"{prefix}{name}{way}": value for name, value in told_by.items()}
             if one.axis == "t" and one.rule == "hull":
-                for guess in _superposition_theory.theory(one.c, a, b, at):
-                    found[f"{prefix}critical_t_{guess.name}{way}"] = known(guess.t)
-                    if at is not None and np.isfinite(guess.miss):
-                        error = np.array((guess.miss + 1) * at.stderr / at.value)
-                        found[f"{prefix}miss_{guess.name}{way}"] = Quantity(np.array(guess.miss), error, {})
+                guesses = _superposition_theory.theory(one.c, a, b, at, one.difference(a, b))
+                told_by = foretold("t", f"{a}->{b}", guesses, at)
+                found |= {f"{prefix}{name}": value for name, value in told_by.items()}
             single = one.single(a, b) if one.axis == "n" else None
             if single is not None:
                 for name, ends in (("first", single.first), ("last", single.last)):

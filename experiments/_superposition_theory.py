@@ -15,8 +15,10 @@ from scipy import optimize, special
 
 from slt.models import _kgon
 from slt.models._kgon import Shape
-from slt.transitions.crossing import Crossing
+from slt.transitions.crossing import Crossing, Difference
 from slt.transitions.predictions import Form, Prediction, Root
+
+from ._shared import offset
 
 KINK = "the loss has kinks at the squares: this constant is not theirs"
 _BATCH = 25_000
@@ -79,9 +81,12 @@ def _unchanged(w: np.ndarray, loss: float, free: np.ndarray, batch: int) -> floa
     return float((np.abs(each.sum((1, 2)) / c - loss) < 1e-9).mean())
 
 
-def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Prediction, ...]:
-    """Crossings of two families foretold: "leading", t Delta L = Delta lambda log t of the minima that lead at it, and
-    "laplace", of the sums over all minima of each with their constants (NaN where that of one is not known).
+def theory(
+    c: int, a: int, b: int, measured: Crossing | None = None, of: Difference | None = None
+) -> tuple[Prediction, ...]:
+    """Crossings of two families foretold: "leading", t Delta L = Delta lambda log t of the minima that lead at it;
+    "laplace", of the sums over all minima of each with their constants (NaN where that of one is not known); and
+    "constant_fitted", of the leading orders with one constant that the measured F_a - F_b is given for, see `offset`.
     """
 
     def leading(k: int, t: Any) -> Any:
@@ -94,13 +99,20 @@ def theory(c: int, a: int, b: int, measured: Crossing | None = None) -> tuple[Pr
         return -1.0 * np.asarray(special.logsumexp([-other.at(t) for other in known if other is not None], axis=0))
 
     found = []
-    for name, of, note in (("leading", leading, ""), ("laplace", summed, KINK if min(a, b) == 4 else "")):
+    fitted = offset(lambda t: float(leading(a, t) - leading(b, t)), of)
+
+    def shifted(k: int, t: Any) -> Any:
+        return leading(k, t) + (fitted if k == a else 0.0)
+
+    ways = [("leading", leading, ""), ("laplace", summed, KINK if min(a, b) == 4 else "")]
+    ways += [("constant_fitted", shifted, "constant fitted")] if np.isfinite(fitted) else []
+    for name, of_family, note in ways:
         mesh = np.geomspace(1.01, 1e9, 4000)
-        value = of(a, mesh) - of(b, mesh)
+        value = of_family(a, mesh) - of_family(b, mesh)
         roots = []
         for i in np.flatnonzero(value[:-1] * value[1:] < 0):
             ends = np.log(mesh[[i, i + 1]])
-            at = optimize.brentq(lambda u, of=of: float(of(a, np.exp(u)) - of(b, np.exp(u))), *ends)
+            at = optimize.brentq(lambda u, of=of_family: float(of(a, np.exp(u)) - of(b, np.exp(u))), *ends)
             roots.append(Root(float(np.exp(float(at))), bool(value[i] < 0)))  # pyright: ignore[reportArgumentType]
         up = [root.t for root in roots if root.upward]
         miss = sigmas = t = np.nan

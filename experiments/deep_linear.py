@@ -24,7 +24,9 @@ from slt.plots import draw
 from slt.theory import linear_networks
 from slt.theory.reference import two_layer_reference
 from slt.theory.two_layer import two_layer
+from slt.transitions import masses
 from slt.transitions.masses import Shown
+from slt.transitions.predictions import Form
 from slt.typing import InputError, Quantity
 
 from . import _dynamics, _shared
@@ -102,6 +104,12 @@ def modes(fn: Squares, params: Any) -> tuple[np.ndarray, np.ndarray]:
     return strengths, np.linalg.svd(product, compute_uv=False)
 
 
+def form(fn: Squares, rank: int) -> Form:
+    """F of a rank to leading order: that of the truth truncated to it, sum_(i > rank) s_i^2 below the truth."""
+    known = linear_networks.deep_linear(fn.widths, rank)
+    return Form(float(np.sum(np.square(fn.target.singular_values[rank:]))), known.lam, known.m, np.nan)
+
+
 def posterior_modes(run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(t, strengths [t, draw, mode], singular values [t, draw, k]) of the draws kept after burn-in."""
     data = plots.sweeps(run)["main"]
@@ -121,7 +129,8 @@ def learned_steps(fn: Squares, data: xr.Dataset) -> np.ndarray:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[r->r+1] and its kind, what training did (see `_dynamics`), the order of modes, and the coefficients.
+    """critical_t[r->r+1], its kind and what theory says of it; what training did (see `_dynamics`), the order of modes,
+    and the coefficients.
 
     in_order: share of the runs kept in which no mode passes half its singular value before a larger one. posterior_in_
     order: 1 where the t at which the strengths' mean passes half the singular value rises from mode to mode, mode_t.
@@ -133,8 +142,11 @@ def summarise(run: Any) -> dict[str, Quantity]:
     count = len(fn.target.singular_values)
     for rank in range(count):
         low, high = list(range(rank + 1)), list(range(rank + 1, count + 1))
-        crossing = _shared.between(data["t"].values, seen[None], low, high)
-        found[f"critical_t[{rank}->{rank + 1}]"] = _shared.quantity(crossing)
+        of = masses.difference_of(data["t"].values, seen[None], low, high)
+        at, way = _shared.crossed(of), f"{rank}->{rank + 1}"
+        found[f"critical_t[{way}]"] = _shared.quantity(at)
+        guesses = _shared.theory(form(fn, rank), form(fn, rank + 1), at, of)
+        found |= _shared.foretold("t", way, guesses, at)
 
     def groups(part: str, a: str, b: str) -> tuple[list[int], list[int]]:
         return list(range(int(a) + 1)), list(range(int(b), count + 1))

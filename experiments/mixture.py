@@ -6,23 +6,67 @@ The number it should show: critical_n[1->2] about 20, with its interval (truth: 
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 from matplotlib.figure import Figure
+from scipy import optimize
 
 from slt import plots
+from slt.models.mixture import Components
+from slt.transitions.predictions import Form
 from slt.typing import Quantity
 
-from . import _sizes
+from . import _shared, _sizes
 
 TRUTH, WHAT = 2, "components"
 """How many there are in the true distribution, and of what."""
 
 
+def forms(model: Any) -> dict[int, Form]:
+    """F to leading order of mixtures that use k components: n times the least loss of k, and lambda as if the truth
+    were they, each of the others of no weight (phi/2, its prior being a^(phi-1); not known for phi above 1/2).
+    """
+    if not isinstance(model, Components) or model.weight_prior > 0.5:
+        return {}
+    spare = model.weight_prior / 2
+    return {
+        k: Form(least(model, k), (2 * k - 1) / 2 + (model.count - k) * spare, 1, np.nan)
+        for k in range(1, model.count + 1)
+    }
+
+
+def least(model: Components, k: int) -> float:
+    """The least excess loss of k components, by BFGS from a few starts."""
+    truth = model.truth()
+    loss, whole = truth.population_loss, len(model.centres)
+    if loss is None or truth.entropy is None or k >= whole:
+        return 0.0
+
+    def of(w: Array) -> Array:
+        idle = jnp.full(model.count - k, -30.0, w.dtype)
+        return loss({"logits": jnp.concatenate([w[:k], idle]), "means": jnp.concatenate([w[k:], 0 * idle])})
+
+    grad = jax.jit(jax.value_and_grad(of))
+
+    def both(w: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = grad(jnp.asarray(w, jnp.result_type(float)))
+        return float(value), np.asarray(slope, np.float64)
+
+    rng = np.random.default_rng(0)
+    starts = [np.concatenate([np.zeros(k), rng.choice(model.centres, k) + 0.3 * rng.normal(size=k)]) for _ in range(4)]
+    return max(0.0, min(float(optimize.minimize(both, w, jac=True).fun) for w in starts) - truth.entropy)
+
+
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_n[k->k+1] (critical_t of the population) and its kind, and the choices of the criteria."""
+    """critical_n[k->k+1] (critical_t of the population) and its kind, what theory says of it, and the
+    choices of the criteria.
+    """
     found: dict[str, Quantity] = {}
     for part in plots.sweeps(run):
-        prefix = "" if part == "main" else f"{part}."
-        found |= {f"{prefix}{name}": quantity for name, quantity in _sizes.used(run, part).items()}
+        prefix, own = "" if part == "main" else f"{part}.", forms(_shared.model(run, part))
+        found |= {f"{prefix}{name}": quantity for name, quantity in _sizes.used(run, part, own).items()}
     found |= _sizes.kinds(run, found)
     return found | (_sizes.summary(run.measures["choice"], TRUTH) if "choice" in run.measures else {})
 

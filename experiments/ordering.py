@@ -23,9 +23,10 @@ from slt.cells import data_words
 from slt.engine.program import draw_data
 from slt.model import Model
 from slt.plots import draw
+from slt.transitions import masses
 from slt.typing import InputError, Quantity
 
-from . import _shared
+from . import _shared, tanh
 
 RESAMPLES = 400
 
@@ -122,11 +123,26 @@ def power(data: xr.Dataset, over: np.ndarray) -> float:
     return float(np.dot(x, y) / np.dot(x, x)) if x else float("nan")
 
 
+def foretold(run: Any) -> dict[str, Quantity]:
+    """What theory says of where the population's posterior takes up its first unit, and how far it misses."""
+    data = plots.sweeps(run).get("population")
+    if data is None or "phase" not in data or "t" not in data.dims:
+        return {}
+    names, own = plots.phase_names(data), tanh.forms(_shared.model(run, "population"))
+    seen, _ = _shared.labels(data, "t")
+    if len(names) < 2 or not {0, 1} <= own.keys() or not seen.size:
+        return {}
+    of = masses.difference_of(data["t"].values, seen.reshape(1, *seen.shape[-3:]), [0], [1])
+    at = _shared.crossed(of)
+    told = _shared.foretold("t", f"{names[0]}->{names[1]}", _shared.theory(own[0], own[1], at, of), at)
+    return {f"population.{name}": one for name, one in told.items()}
+
+
 def summarise(run: Any) -> dict[str, Quantity]:
     """excess[t=..] over beta, excess_slope (excess/beta as predicted, -t V/2) over t, and excess_power, which is 1; the
-    kind of every crossing of phases.
+    kind of every crossing of phases, and what theory says of the population's.
     """
-    found = _shared.kinds(run, run.quantities, functools.partial(_shared.units, run))
+    found = _shared.kinds(run, run.quantities, functools.partial(_shared.units, run)) | foretold(run)
     if "excess" not in run.measures:
         return found
     data = run.measures["excess"]

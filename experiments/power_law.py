@@ -5,6 +5,7 @@ The number it should show: lam(t) sampled within its errors of the exact curve, 
 on (`asymptotic_t`), and between t = 20 and 100 every k is 2 to 5 nats off: modes are learned one by one all the way.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from slt.models.power_law import PowerLaw
 from slt.plots import draw
 from slt.theory import factorisation
 from slt.theory.exact import Curve
+from slt.transitions.predictions import Form
 from slt.typing import InputError, Quantity
 
 from . import _shared
@@ -51,7 +53,9 @@ def cut_offs(fn: PowerLaw) -> list[int]:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """Exact F and lam at the run's t, `cut_off_error[k]` of the predictions, the best of them, and `asymptotic_t`."""
+    """Exact F and lam at the run's t, `cut_off_error[k]` of the predictions, the best of them, `asymptotic_t`; the
+    kind of every critical_t, and what theory says of it.
+    """
     fn, t = factors(run), np.asarray(plots.sweeps(run)["main"]["t"].values, float)
     curve, coords = exact(fn, t), {"t": t.tolist()}
     every = np.stack([fn.cut_off(t, k) - curve.free_energy for k in range(fn.modes + 1)])
@@ -60,8 +64,32 @@ def summarise(run: Any) -> dict[str, Quantity]:
     found["best_cut_off_error"] = np.take_along_axis(every, best[None], 0)[0]
     found |= {f"cut_off_error[{k}]": every[k] for k in cut_offs(fn)}
     numbers = {name: _shared.known(value, coords) for name, value in found.items()}
-    numbers |= _shared.kinds(run, run.quantities, lambda part, data, axis: _shared.kept(data, axis, fn.squares))
+    numbers |= steps(run, fn) | _shared.kinds(
+        run, run.quantities, lambda part, data, axis: _shared.kept(data, axis, fn.squares)
+    )
     return numbers | {"asymptotic_t": _shared.known(asymptotic_t(fn))}
+
+
+def steps(run: Any, fn: PowerLaw) -> dict[str, Quantity]:
+    """What the asymptotics of k modes learned say of every critical_t[rank j->rank k], and how far they miss it."""
+    data = plots.sweeps(run)["main"]
+    names, numbers = plots.phase_names(data), {}
+    for name in run.quantities:
+        if match := re.fullmatch(r"critical_t\[(rank \d+)->(rank \d+)\]", name):
+            seen, _ = _shared.labels(data, "t")
+            a, b = (names.index(each) for each in match.groups())
+            at = _shared.between(data["t"].values, seen.reshape(1, *seen.shape[-3:]), [a], [b])
+            numbers |= _shared.foretold(
+                "t", f"{names[a]}->{names[b]}", _shared.theory(form(fn, a), form(fn, b), at), at
+            )
+    return numbers
+
+
+def form(fn: PowerLaw, k: int) -> Form:
+    """F as if the truth ended after k modes, its constant included."""
+    at = np.array([1.0])
+    bare = float(fn.cut_off(at, k, constant=False)[0])
+    return Form(bare, (k * fn.q + fn.modes - k) / 2, 1, float(fn.cut_off(at, k)[0]) - bare)
 
 
 def figures(run: Any) -> dict[str, Figure]:

@@ -15,6 +15,9 @@ from scipy import optimize
 from slt import plots
 from slt.models import relu
 from slt.plots import draw
+from slt.transitions import masses
+from slt.transitions.crossing import Difference
+from slt.transitions.predictions import Form
 from slt.typing import Quantity
 
 from . import _shared
@@ -41,35 +44,51 @@ def leading(theta: float, sigma: float = 0.5) -> float:
     return float(np.exp(optimize.brentq(gap, least, 40.0)))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
+def forms(theta: float) -> tuple[Form, Form]:
+    """F of the degenerate phase and of three nodes to leading order; what their dead nodes may do has no constant."""
+    low = Form(relu.degenerate(theta)[1], 9 / 2 - DELTA_LAMBDA, 1, np.nan)
+    return low, Form(0.0, 9 / 2, 1, np.nan)
+
+
 def angles(data: Any) -> list[float]:
     """The angles of a part."""
     return [float(theta) for theta in data["theta"].values]
 
 
-def lines(run: Any) -> dict[str, tuple[str, list[float], list[Quantity]]]:
-    """Of every part: its axis (n, or t of the population), its angles, and the crossing at each of them."""
+def differences(run: Any) -> dict[str, tuple[str, list[float], list[Difference | None]]]:
+    """Of every part: its axis (n, or t of the population), its angles, and F of both phases' difference at each."""
     found = {}
     for part, data in plots.sweeps(run).items():
         x = "t" if "t" in data.dims else "n"
         seen, others = _shared.labels(data, x)
         seen = np.moveaxis(seen, others.index("theta"), 0)
         rest = tuple(dim for dim in others if dim != "theta")
-        own = [
-            _shared.quantity(_shared.between(data[x].values, _shared.seeds_last(each, rest), LOW, HIGH))
-            for each in seen
-        ]
+        own = [masses.difference_of(data[x].values, _shared.seeds_last(each, rest), LOW, HIGH) for each in seen]
         found[part] = (x, angles(data), own)
     return found
 
 
+def lines(run: Any) -> dict[str, tuple[str, list[float], list[Quantity]]]:
+    """Of every part: its axis, its angles, and the crossing at each of them."""
+    every = differences(run).items()
+    return {
+        part: (x, thetas, [_shared.quantity(_shared.crossed(of)) for of in own]) for part, (x, thetas, own) in every
+    }
+
+
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_n (critical_t of the population) over theta, leading-order theory's, and the share of 'right'."""
+    """critical_n (critical_t of the population) over theta; leading-order theory's, without and with a constant fitted
+    to the measured F, and how far each misses; the share of 'right'.
+    """
     numbers: dict[str, Quantity] = {}
-    for part, (x, thetas, own) in lines(run).items():
+    for part, (x, thetas, every) in differences(run).items():
+        told = []
+        for theta, of in zip(thetas, every, strict=True):
+            at = _shared.crossed(of)
+            guesses = _shared.theory(*forms(theta), at, of)
+            told.append({f"critical_{x}[{NAME}]": _shared.quantity(at)} | _shared.foretold(x, NAME, guesses, at))
         prefix = "" if part == "main" else f"{part}."
-        numbers[f"{prefix}critical_{x}[{NAME}]"] = _shared.row(own, "theta", thetas)
-        predicted = [leading(theta) for theta in thetas]
-        numbers[f"{prefix}critical_{x}_leading[{NAME}]"] = _shared.known(predicted, {"theta": thetas})
+        numbers |= {f"{prefix}{name}": one for name, one in _shared.rows(told, "theta", thetas).items()}
     parts = plots.sweeps(run)
     if "population" in parts:
         numbers["population.orientation"] = orientation(parts["population"])
@@ -91,7 +110,7 @@ def orientation(data: Any) -> Quantity:
 
 def figures(run: Any) -> dict[str, Figure]:
     """All figures of a run, by file name."""
-    found: dict[str, Figure | None] = {"diagram": diagram(run), "phases": masses(run), "networks": networks(run)}
+    found: dict[str, Figure | None] = {"diagram": diagram(run), "phases": shares(run), "networks": networks(run)}
     for part, data in plots.sweeps(run).items():
         prefix = "" if part == "main" else f"{part}_"
         found |= {f"{prefix}traces": plots.trace_figure(data), f"{prefix}ladder": plots.ladder_figure(data)}
@@ -127,7 +146,7 @@ it overtakes the node-degenerate phase, with 90 per cent intervals; dashed: t K 
 
 
 @draw.styled
-def masses(run: Any) -> Figure:
+def shares(run: Any) -> Figure:
     """Mass of the degenerate phase and of both orientations of the other, over t (or n), at every angle."""
     parts = plots.sweeps(run)
     part = "population" if "population" in parts else "main"

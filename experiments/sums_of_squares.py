@@ -16,6 +16,7 @@ from slt.model import Potential
 from slt.models.sums_of_squares import Levels
 from slt.plots import draw
 from slt.transitions import masses
+from slt.transitions.predictions import Form
 from slt.typing import InputError, Quantity
 
 from . import _shared
@@ -44,6 +45,13 @@ def leading(fn: Levels, t: Any) -> np.ndarray:
     return np.stack([t * loss + count / 2 * np.log(t) for loss, count in zip(fn.losses, fn.squares, strict=True)])
 
 
+def form(fn: Levels, j: int) -> Form:
+    """F of a level as t grows, its constant by Laplace: all that is left of the closed form, but for terms in 1/t."""
+    far = 1e6
+    bare = Form(fn.losses[j], fn.squares[j] / 2)
+    return bare._replace(constant=float(fn.free_energies(far)[j] - bare.at(far)))
+
+
 def last_crossing(free_energies: Any, a: int, b: int) -> float:
     """The largest t at which two levels are as likely as each other, NaN if none."""
     t = np.geomspace(*WIDE, 2000)
@@ -60,7 +68,9 @@ def last_crossing(free_energies: Any, a: int, b: int) -> float:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[a->b] of every step and its kind, with the exact one and that of leading-order theory beside it."""
+    """critical_t[a->b] of every step and its kind; beside it, with how far each misses, what is exact, what theory says
+    to leading order, and with the constant term.
+    """
     fn, data = landscape(run), plots.sweeps(run)["main"]
     found, _ = _shared.labels(data, "t")
     numbers: dict[str, Quantity] = {}
@@ -68,8 +78,8 @@ def summarise(run: Any) -> dict[str, Quantity]:
         name = f"[{fn.squares[a]}->{fn.squares[b]}]"
         seen = _shared.between(data["t"].values, found[None], [a], [b])
         numbers[f"critical_t{name}"] = _shared.quantity(seen)
-        numbers[f"critical_t_exact{name}"] = _shared.known(last_crossing(fn.free_energies, a, b))
-        numbers[f"critical_t_leading{name}"] = _shared.known(last_crossing(lambda t: leading(fn, t), a, b))
+        guesses = _shared.theory(form(fn, a), form(fn, b), seen, exact=last_crossing(fn.free_energies, a, b))
+        numbers |= _shared.foretold("t", name.strip("[]"), guesses, seen)
     return numbers | _shared.kinds(run, numbers, lambda part, data, axis: _shared.kept(data, axis))
 
 

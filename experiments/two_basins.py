@@ -135,8 +135,9 @@ class Barriers:
 
 
 def summarise(run: Any) -> dict[str, Quantity]:
-    """critical_t[U->V] with its interval, its kind, and what theory predicts; barriers and escape times at their t;
-    hysteresis.
+    """critical_t[U->V] with its interval, its kind, and what theory predicts, with how far each misses (`miss_`: a part
+    of the measured one; the constant term is fitted at the largest t, see `slt.transition`); barriers and escape times
+    at their t; hysteresis.
     """
     found: dict[str, Quantity] = {}
     if "transition" in run.measures:
@@ -148,6 +149,12 @@ def summarise(run: Any) -> dict[str, Quantity]:
         found["critical_t_predicted[U->V]"] = Quantity(
             guesses, np.full(guesses.shape, np.nan), {"theory": one["theory"].values.tolist()}
         )
+        if np.isfinite(value):
+            names = [str(name) for name in one["theory"].values]
+            far = zip(names, (guesses / value).tolist(), strict=True)
+            found |= {
+                f"miss_{name}[U->V]": Quantity(np.array(x - 1), np.array(x * stderr / value), {}) for name, x in far
+            }
         found |= _shared.kinds(run, found, lambda part, data, axis: _shared.kept(data, axis, lambda w: w))
         told = found.get("coexistence[U->V]")
         if (told is None or np.isnan(told.value)) and one.attrs["kind"] in SAID:

@@ -5,6 +5,7 @@ leading order t (L_a - L_b) = (lambda_b - lambda_a) log t, which has two roots, 
 falls below 0, comes of log t and lies at t of order one, where no asymptotics hold; the upper one is the transition.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -112,10 +113,11 @@ def predictions(
     found = []
     if a is not None and b is not None:
         found.append(_prediction("leading", roots(bare(a, 1), bare(b, 1)), measured))
+        low = math.e if max(a.m, b.m) > 1 else 1.0  # below e the term in log log t has the wrong sign
         if max(a.m, b.m) > 1:
-            found.append(_prediction("multiplicity", roots(bare(a, a.m), bare(b, b.m)), measured))
+            found.append(_prediction("multiplicity", roots(bare(a, a.m), bare(b, b.m), low), measured))
         if np.isfinite([a.constant, b.constant]).all():
-            found.append(_prediction("constant", roots(a, b), measured))
+            found.append(_prediction("constant", roots(a, b, low), measured))
     if laplace is not None:
         found.append(_prediction("laplace", roots(laplace[0], laplace[1]), measured, laplace_note))
     if exact is not None:

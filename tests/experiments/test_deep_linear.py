@@ -83,3 +83,13 @@ def test_modes_come_by_singular_value_in_bayes_and_sgd_but_not_with_adam(tmp_pat
     off, error = told["coefficient_off"].value, told["coefficient_off"].stderr
     assert (np.abs(off) < 0.03).all()
     assert (error < 0.015).all()
+
+
+def test_forms_of_ranks_are_those_of_the_basins() -> None:
+    model = models.population((5, 4, 3), (3.0, 1.5))
+    truth = model.truth()
+    assert truth is not None
+    for basin in truth.basins:
+        form = deep_linear.form(model.fn, int(basin.phase))
+        assert form[:3] == (pytest.approx(basin.loss), basin.lam, basin.multiplicity)
+        assert np.isnan(form.constant)

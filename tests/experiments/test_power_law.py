@@ -26,6 +26,12 @@ def test_cut_off_is_the_asymptote_of_the_truth_cut_off(q, learned):
     assert gap == pytest.approx(0, abs=1e-6)
 
 
+def test_forms_are_the_cut_offs():
+    fn, t = PowerLaw(5, 0.4, 8), np.array([20.0, 3e3])
+    for k in range(6):
+        np.testing.assert_allclose(experiment.form(fn, k).at(t), fn.cut_off(t, k), rtol=1e-12)
+
+
 def test_cut_off_is_refused_where_its_multiplicity_is_another():
     with pytest.raises(InputError):
         PowerLaw(3, 0.7, 1).cut_off(10.0, 1)

@@ -8,6 +8,7 @@ import pytest
 from experiments import relu_truth as experiment
 from slt import config, runs
 from slt.models import relu
+from slt.transitions.predictions import predictions
 from slt.typing import InputError
 
 
@@ -37,6 +38,8 @@ def test_two_nodes_are_worse_the_wider_the_angle():
         heights.append(height)
     assert heights == pytest.approx([0.00787, 0.03643, 0.13216], rel=0.01)
     assert experiment.leading(0.9) == pytest.approx(222.6, rel=0.01)
+    (told,) = predictions(*experiment.forms(0.9))
+    assert told.t == pytest.approx(experiment.leading(0.9))
 
 
 def test_model_and_potential_are_one():

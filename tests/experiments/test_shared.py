@@ -8,7 +8,8 @@ import xarray as xr
 
 from experiments import _shared, landau
 from experiments._shared import quantity
-from slt.transitions.crossing import Crossing
+from slt.transitions.crossing import Crossing, crossings, estimated
+from slt.transitions.predictions import Form
 from slt.typing import Quantity
 
 T, H = [15.0, 20.0, 28.0, 40.0], [0.8, 0.85, 0.9]
@@ -99,3 +100,38 @@ def test_crossings_of_other_things_are_passed_over(run):
     nowhere = Quantity(np.array([np.nan]), np.array([np.nan]), {"h": [0.8]})
     found = _shared.kinds(run, {"critical_t[origin->outer]": nowhere}, landau._shown)
     assert np.isnan(found["label_entropy[origin->outer]"].value).all()
+
+
+def test_predictions_are_no_measurements():
+    """What theory foretells has no error and no interval; a miss has the error of what was measured."""
+    a, b = Form(0.1, 1.0, 1, np.nan), Form(0.0, 2.0, 1, np.nan)
+    at = Crossing(50.0, 5.0, (42.0, 58.0), True, 0.0, 5.0, True, 9.0)
+    found = _shared.foretold("t", "a->b", _shared.theory(a, b, at), at)
+    assert set(found) == {"critical_t_leading[a->b]", "miss_leading[a->b]"}
+    told, miss = found.values()
+    assert told.value == pytest.approx(35.77, abs=0.01)  # t/10 = log t
+    assert np.isnan(told.stderr)
+    assert told.interval is None
+    assert miss.value == pytest.approx(35.77 / 50 - 1, abs=1e-3)
+    assert miss.stderr == pytest.approx(35.77 / 50 / 10, abs=1e-3)
+    assert _shared.theory(None, b, at) == ()
+    rows = _shared.rows([found, {}], "h", [0.1, 0.2])
+    assert rows["critical_t_leading[a->b]"].interval is None
+    assert np.isnan(rows["miss_leading[a->b]"].value).tolist() == [False, True]
+
+
+def test_a_fitted_constant_is_called_one():
+    """D = t/10 - log t + 1.5, whose constant theory does not know: fitted well past the crossing, it foretells it."""
+    a, b = Form(0.1, 1.0, 1, np.nan), Form(0.0, 2.0, 1, np.nan)
+    x = np.geomspace(2, 200, 30)
+    of = estimated(x, x / 10 - np.log(x) - 1.5, stderr=0.01)
+    (at,) = crossings(of).found
+    told = {each.name: each for each in _shared.theory(a, b, at, of)}
+    assert set(told) == {"leading", "constant_fitted"}
+    assert told["constant_fitted"].t == pytest.approx(at.value, rel=0.01)
+    assert told["constant_fitted"].note == "constant fitted"
+    assert told["leading"].miss < -0.2
+    near = estimated(x[:15], of.value[:15], stderr=0.01)  # ends before the crossing: nothing to fit to
+    assert [each.name for each in _shared.theory(a, b, None, near)] == ["leading"]
+    known = _shared.theory(a._replace(constant=0.0), b._replace(constant=1.5), at, of)
+    assert [each.name for each in known] == ["leading", "constant"]

@@ -8,6 +8,8 @@ import xarray as xr
 from scipy import integrate, special
 
 from experiments import _sizes
+from experiments import mixture as components
+from experiments import tanh as units
 from slt import config, runs
 from slt.cells import data_words
 from slt.engine.program import draw_data
@@ -27,6 +29,54 @@ def test_population_of_tanh_units_is_the_expected_square():
     truth = potential.truth()
     assert truth is not None
     assert float(potential.fn(truth.params)) == pytest.approx(0, abs=1e-10)
+
+
+def test_least_losses_and_lambdas_of_fewer_units():
+    potential = tanh.population(3, (-2.0, 2.0), (1.0, 5.0))
+    forms = units.forms(potential)
+    nothing = jnp.zeros(6)
+    assert forms[0].loss == pytest.approx(float(potential.fn(nothing)), rel=1e-5)
+    assert forms[0].loss > forms[1].loss > 1e-3
+    assert forms[2].loss == forms[3].loss == 0
+    best = min(float(potential.fn(jnp.array([a, 0, 0, b, 0, 0]))) for a in np.linspace(0, 2, 41) for b in (2, 5, 9, 14))
+    assert forms[1].loss <= best * 1.001
+    assert [forms[k].lam for k in range(4)] == pytest.approx([5 / 6, 1.5, 2.25, 3.0])
+    assert units.forms(tanh.make(2)) == {}
+
+
+def test_a_spare_tanh_unit_doubles_the_truths():
+    """lambda of two units where the truth has one tends to 5/4, below the 3/2 of an idle one: t <K> by quadrature over
+    the slopes, the heights in closed form. It is 1.21 at t = 1e7, and was 1.03 at 1e5.
+    """
+    x, weights = np.polynomial.legendre.leggauss(64)
+    b = 1 + 0.0005 * np.sinh(9.2 * np.linspace(-1, 1, 700))
+    b, step = b[b > 0], np.gradient(b)[b > 0]
+    values, wanted = np.tanh(b[:, None] * x), np.tanh(x)
+    gram, cross, whole = (values * weights / 2) @ values.T, values @ (weights / 2 * wanted), weights / 2 @ wanted**2
+    i, j = np.triu_indices(len(b))
+    prior = np.log(step[i] * step[j]) - (b[i] ** 2 + b[j] ** 2) / 2
+
+    def log_z(t):
+        one, two, both = 1 + t * gram[i, i], 1 + t * gram[j, j], t * gram[i, j]
+        det = one * two - both**2
+        met = (cross[i] ** 2 * two - 2 * cross[i] * cross[j] * both + cross[j] ** 2 * one) / det
+        return special.logsumexp(prior - np.log(det) / 2 - t / 2 * (whole - t * met))
+
+    lam = [(log_z(t / 1.5) - log_z(t * 1.5)) / np.log(2.25) for t in (1e5, 1e6, 1e7)]
+    assert np.all(np.diff(lam) > 0)
+    assert 1.15 < lam[-1] < 1.3
+
+
+def test_least_losses_and_lambdas_of_fewer_components():
+    model = mixture.Components(3, (-0.8, 0.8), weight_prior=0.2)
+    forms = components.forms(model)
+    y = np.linspace(-12, 12, 4001)
+    density = (np.exp(-((y + 0.8) ** 2) / 2) + np.exp(-((y - 0.8) ** 2) / 2)) / np.sqrt(8 * np.pi)
+    one = np.exp(-(y**2) / 2) / np.sqrt(2 * np.pi)  # the best single component lies in the middle
+    assert forms[1].loss == pytest.approx(integrate.trapezoid(density * np.log(density / one), y), abs=2e-5)
+    assert forms[2].loss == forms[3].loss == 0
+    assert [forms[k].lam for k in (1, 2, 3)] == pytest.approx([0.7, 1.6, 2.5])
+    assert components.forms(mixture.Components(3, weight_prior=1.0)) == {}
 
 
 @pytest.mark.parametrize(

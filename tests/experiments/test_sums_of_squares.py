@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
+from experiments import _shared
 from experiments import sums_of_squares as experiment
 from slt import config, runs
 from slt.models import sums_of_squares
@@ -39,6 +40,18 @@ def test_levels_meet_where_their_closed_forms_say():
         rough = experiment.last_crossing(lambda t: experiment.leading(fn, t), a, b)
         gap = rough * (fn.losses[a] - fn.losses[b]) - np.log(rough) / 2
         assert gap == pytest.approx(0, abs=1e-6)
+
+
+def test_forms_of_levels_foretell_all_but_terms_in_one_over_t():
+    fn = sums_of_squares.levels().fn
+    assert isinstance(fn, sums_of_squares.Levels)
+    t = np.array([1e3, 1e5])
+    for j in range(3):
+        np.testing.assert_allclose(experiment.form(fn, j).at(t), fn.free_energies(t)[j], atol=0.01)
+    for (a, b), exact in zip(experiment.steps(fn), EXACT.values(), strict=True):
+        told = {one.name: one.t for one in _shared.theory(experiment.form(fn, a), experiment.form(fn, b), None)}
+        assert told["constant"] == pytest.approx(exact, rel=2e-3)
+        assert told["leading"] == pytest.approx(experiment.last_crossing(lambda t: experiment.leading(fn, t), a, b))
 
 
 def test_every_level_is_a_phase_with_its_minimum():

@@ -55,6 +55,11 @@ def test_theory_misses_in_opposite_directions():
     assert laplace.t == pytest.approx(151, rel=0.03)
     assert leading.miss > 0.5
     assert laplace.miss < -0.3
+    x = np.geomspace(100, 600, 12)
+    low, high = (np.min([form.at(x) for form, _ in foretold.forms(6, k).values()], axis=0) for k in (5, 6))
+    fitted = foretold.theory(6, 5, 6, at, crossing.estimated(x, low - high + 2.0, stderr=0.1))[2]
+    assert (fitted.name, fitted.note) == ("constant_fitted", "constant fitted")
+    assert fitted.t < leading.t  # two nats more for hexagons
     assert np.isnan(foretold.theory(8, 5, 6)[1].t)  # with several dead features the constant is not known
     assert np.isnan(foretold.theory(6, 4, 5)[0].t)  # pentagons have less loss and less lambda: nothing to cross
 
