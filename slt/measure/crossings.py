@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from slt.cells import Cell
@@ -25,7 +26,7 @@ from slt.transitions import crossing
 from slt.transitions import kind as kinds
 from slt.transitions.crossing import Crossing, Crossings, Difference, Part
 from slt.transitions.kind import Height, Kind
-from slt.transitions.predictions import Form, Prediction
+from slt.transitions.predictions import FITTED, Form, Prediction
 from slt.typing import InputError
 
 POINTS = 5  # about a crossing
@@ -184,13 +185,15 @@ def known_form(model: Model, phase: str) -> Form | None:
     return min(forms, key=lambda each: each.loss, default=None)
 
 
-def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
-    """(asymptotic form, Laplace's form) of F of phase a: known lambda and loss where the model has them, else fitted.
+def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form, bool]:
+    """(asymptotic form, Laplace's form) of F of phase a, and whether the first is known: lambda and loss that the model
+    has, else fitted to the F measured, whose crossing they then do not foretell.
 
     The constant of a known form is what the largest t measured leaves over.
     """
     fit = np.asarray(report.fit.value)[a]
     form = known_form(of.model, report.names[a])
+    known = form is not None
     if form is None:
         form = Form(float(fit[0]), float(fit[1]), 1, float(fit[2]))
     else:
@@ -198,9 +201,29 @@ def forms(of: Target, report: PhaseReport, a: int) -> tuple[Form, Form]:
         form = form._replace(constant=float(last) if report.interior[-1, a] >= 0.95 else np.nan)
     rest = report.laplace[:, a] - of.dim / 2 * np.log(report.t)
     if not np.isfinite(rest).all():
-        return form, Form(np.nan, of.dim / 2)
+        return form, Form(np.nan, of.dim / 2), known
     slope = float((rest[-1] - rest[0]) / (report.t[-1] - report.t[0]))
-    return form, Form(slope, of.dim / 2, 1, float(rest[-1] - slope * report.t[-1]))
+    return form, Form(slope, of.dim / 2, 1, float(rest[-1] - slope * report.t[-1])), known
+
+
+def laplace_form(model: Model, phase: str) -> tuple[Form, bool] | None:
+    """Laplace's form of F of a phase about its deepest known basin on the population loss, and whether the Hessian is
+    singular there (then it holds for no t); None where there is no such basin, or no population loss.
+    """
+    truth = model.truth()
+    loss = None if truth is None else truth.population_loss
+    basins = () if truth is None else truth.basins
+    known = [(each.loss, each.params) for each in basins if each.phase == phase and each.loss is not None]
+    if loss is None or not known:
+        return None
+    height, params = min(known, key=lambda each: each[0])
+    flat, back = ravel_pytree(params)
+    levels = np.linalg.eigvalsh(np.asarray(jax.hessian(lambda w: loss(back(w)))(flat), np.float64))
+    form = Form(float(height), flat.size / 2, 1, np.nan)
+    if levels[0] <= 1e-3 * levels[-1]:
+        return form, True
+    constant = np.log(levels / (2 * np.pi)).sum() / 2 - float(model.log_prior(params))
+    return form._replace(constant=float(constant)), False
 
 
 def verdict(
@@ -215,6 +238,8 @@ def verdict(
         said.append(f"At {', '.join(f'{each.value:.4g}' for each in wrong)} it is {b} that gives way to {a}.")
     if kind is not None:
         said.append(f"Kind: {kind.kind} ({'; '.join(kind.reasons)}).")
-    if guesses:
-        said.append("Theory: " + "; ".join(str(each) for each in guesses) + ".")
+    for word, told in (("Theory", False), ("Fit to the F measured, no theory", True)):
+        some = [str(each) for each in guesses if (each.note == FITTED) == told]
+        if some:
+            said.append(f"{word}: {'; '.join(some)}.")
     return " ".join(said)

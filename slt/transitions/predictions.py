@@ -16,6 +16,8 @@ from slt.transitions.crossing import Crossing
 from slt.typing import InputError
 
 LARGEST = 1e15
+FITTED = "fitted"
+"""The note of what was fitted to the measurement that it stands beside."""
 
 
 class Form(NamedTuple):
@@ -99,12 +101,15 @@ def predictions(
     laplace: Sequence[Form] | None = None,
     laplace_note: str = "",
     exact: float | None = None,
+    note: str = "",
+    constant_note: str = "",
 ) -> tuple[Prediction, ...]:
     """Predictions "leading", "multiplicity" (if an m exceeds 1), "constant" (if both are known), "laplace", "exact".
 
     a, b: asymptotic forms, NaN constant where it is not known (None: what varies is not t). laplace: the Laplace forms
-    of a and b, lambda = d/2. exact: a crossing known exactly. Of the roots of a form, `t` is the one upward nearest to
-    the measured crossing, or the last one upward.
+    of a and b, lambda = d/2. exact: a crossing known exactly. note: FITTED where the forms themselves were fitted to
+    what was measured, so that they foretell nothing; constant_note: the same of their constants alone. Of the roots of
+    a form, `t` is the one upward nearest to the measured crossing, or the last one upward.
     """
 
     def bare(form: Form, m: int) -> Form:
@@ -112,12 +117,12 @@ def predictions(
 
     found = []
     if a is not None and b is not None:
-        found.append(_prediction("leading", roots(bare(a, 1), bare(b, 1)), measured))
+        found.append(_prediction("leading", roots(bare(a, 1), bare(b, 1)), measured, note))
         low = math.e if max(a.m, b.m) > 1 else 1.0  # below e the term in log log t has the wrong sign
         if max(a.m, b.m) > 1:
-            found.append(_prediction("multiplicity", roots(bare(a, a.m), bare(b, b.m), low), measured))
+            found.append(_prediction("multiplicity", roots(bare(a, a.m), bare(b, b.m), low), measured, note))
         if np.isfinite([a.constant, b.constant]).all():
-            found.append(_prediction("constant", roots(a, b, low), measured))
+            found.append(_prediction("constant", roots(a, b, low), measured, constant_note or note))
     if laplace is not None:
         found.append(_prediction("laplace", roots(laplace[0], laplace[1]), measured, laplace_note))
     if exact is not None:

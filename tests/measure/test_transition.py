@@ -1,5 +1,7 @@
 """slt.transition on landscapes whose crossing is known exactly, and what its intervals are worth."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,13 +10,17 @@ from scipy import optimize, special
 import slt
 from slt.cells import data_words
 from slt.engine.program import draw_data
+from slt.measure.crossings import laplace_form
 from slt.measure.free_energy import Budget
+from slt.measure.hysteresis import Loop
 from slt.measure.transition import repeated, transition
 from slt.models import gaussian_location, landau, two_basins
 from slt.theory.quadrature import quadrature
 from slt.transitions.crossing import crossings, estimated
-from slt.typing import InputError
+from slt.transitions.predictions import Form
+from slt.typing import Estimate, InputError
 
+OPEN = Estimate(np.array(np.inf), np.array(0.0))
 CRITICAL = 294.138961658
 GRID = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1000.0]
 
@@ -38,6 +44,9 @@ def test_two_basins():
     told = {each.name: each for each in found.predictions}
     np.testing.assert_allclose(told["leading"].t, 119.6, atol=0.1)
     assert abs(told["constant"].miss) < 0.03
+    assert (told["leading"].note, told["constant"].note) == ("", "constant fitted")
+    assert "Theory: leading" in str(found)
+    assert "Fit" not in str(found)
     assert "singular" in told["laplace"].note
     assert "U -> V" in str(found)
 
@@ -99,6 +108,43 @@ def two_wells(centre_a, centre_b, loss, sharp):
         return float(np.subtract(*q.region_free_energy))
 
     return model, phases, gap
+
+
+def test_what_was_fitted_is_no_theory_and_loops_count():
+    """Of a landscape of which nothing is known the asymptotic forms are fits to the F measured, and are called that."""
+    model, phases, _ = two_wells([-0.8], [1.2], 0.04, 8.0)
+    t, small = np.geomspace(2, 2000, 9), Budget(runs=8, particles=128)
+    loop = Loop(("B", "A"), *[np.zeros(0)] * 3, *[Estimate(np.zeros(0), np.zeros(0))] * 3, OPEN, "")
+    found = transition(model, phases, t=t, budget=small, seconds=1.0, hysteresis=loop)
+    told = {each.name: each for each in found.predictions}
+    assert told["leading"].note == told["constant"].note == "fitted"
+    assert told["laplace"].note != "fitted"
+    theory, fit = str(found).split("Fit to the F measured, no theory: ")
+    assert "leading" in fit
+    assert "laplace" in theory.split("Theory: ")[1]
+    assert "the loop between sweeps up and down stays open" in str(found)
+    assert found.kind is not None
+    assert found.kind.kind == "coexistence"
+    with pytest.raises(InputError, match="not one between A and B"):
+        transition(model, phases, t=t, hysteresis=dataclasses.replace(loop, names=("U", "V")))
+
+
+def test_laplace_about_a_known_basin():
+    """Of the sixth-order potential at large t, against a sum over one of the two minima."""
+    model, t = landau.make(), 3e4
+    told = laplace_form(model, "outer")
+    assert told is not None
+    form, flat = told
+    w = np.linspace(0.6, 1.5, 200_001)
+    k = w**6 - 2 * w**4 + 0.9 * w**2
+    density = np.exp(-t * (k - k.min()) - np.square(w / 0.4) / 2) / (0.4 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(form.at(t), -np.log(density.sum() * (w[1] - w[0])), atol=2e-3)
+    assert not flat
+    degenerate = laplace_form(two_basins.make(), "U")
+    assert degenerate is not None
+    assert degenerate[1]
+    assert degenerate[0][:3] == pytest.approx(Form(0.01, 0.5)[:3])
+    assert laplace_form(gaussian_location.GaussianLocation(1, 0.4), "low") is None
 
 
 @pytest.mark.statistics

@@ -18,6 +18,7 @@ from slt.measure.axis import along
 from slt.measure.barrier import Order
 from slt.measure.crossings import anchor, columns, difference, jackknife, partition, table
 from slt.measure.evidence import Budget
+from slt.measure.hysteresis import Loop
 from slt.measure.transition.on_data import OnData
 from slt.measure.transition.potential import Potential
 from slt.measure.transition.result import Asks, Transition
@@ -25,7 +26,7 @@ from slt.model import Model
 from slt.phases import Phases
 from slt.transitions import crossing, kind
 from slt.transitions.crossing import Crossings
-from slt.typing import Batch, InputError, Key, Params
+from slt.typing import Batch, Estimate, InputError, Key, Params
 
 __all__ = ["Transition", "repeated", "scaling", "transition"]
 
@@ -46,6 +47,7 @@ def transition(
     seeds: Sequence[Params] = (),
     order: Order | None = None,
     profile: bool = False,
+    hysteresis: Loop | Estimate | None = None,
     exact: float | None = None,
     rtol: float = 0.004,
     seconds: float = 25.0,
@@ -62,14 +64,21 @@ def transition(
     over them. seeds: points in phases that the prior hardly meets. order(params) -> scalar: a further order parameter
     for the kind, beside the projection on the line between the phases and the ratio of distances to them. profile: also
     measure the barrier at the crossing by umbrella sampling (`slt.barrier`, a potential; half a minute or more):
-    without it a barrier beyond what the draws show (5 nats) is told as a bound. exact: a known crossing to set beside
+    without it a barrier beyond what the draws show (5 nats) is told as a bound. hysteresis: the loop between sweeps up
+    and down, from `slt.hysteresis` of the same two phases, or its width in the limit of slow sweeps: counts in the
+    kind. exact: a known crossing to set beside
     it. rtol: standard error of a critical t, relative (of a control: to a third of its range), that
     replicates are added for as long as `seconds` allow. budget: `runs` of `particles` a round, of each phase.
     """
     axis = along(model, t=t, n=n, beta=beta, control=control)
     of, parts, pair = partition(model, phases, between, data, seeds)
     key = target.own_key(of, jax.random.key(0) if key is None else key)
-    asks = Asks(order, profile, exact, rtol, seconds, turns=axis.is_control and between is None)
+    if isinstance(hysteresis, Loop):
+        own = {parts.names[a] for a in pair}
+        if set(hysteresis.names) != own:
+            raise InputError("hysteresis", hysteresis.names, f"the loop is not one between {' and '.join(sorted(own))}")
+        hysteresis = hysteresis.slow
+    asks = Asks(order, profile, exact, rtol, seconds, axis.is_control and between is None, hysteresis)
     budget = (Budget() if n is None else ON_DATA) if budget is None else budget
     budget.check()
     if n is not None:

@@ -8,12 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
 from slt.cells import data_words
 from slt.engine.program import draw_data
-from slt.measure import confined, crossings
+from slt.measure import confined, crossings, regions
 from slt.measure.axis import Axis
-from slt.measure.crossings import between_signs, heights_of, jackknife, known_form, table, verdict
+from slt.measure.crossings import (
+    between_signs,
+    heights_of,
+    jackknife,
+    known_form,
+    laplace_form,
+    table,
+    verdict,
+)
 from slt.measure.evidence import Budget
 from slt.measure.target import Target
 from slt.measure.transition.result import Asks, Transition, backward, first
@@ -67,7 +76,7 @@ class OnData:
         kind = None
         if at is not None:
             kind = self._kind(float(x[np.abs(axis.forth(x) - axis.forth(at.value)).argmin()]), asks)
-        guesses = self._predictions(found.only(), asks.exact)
+        guesses = self._predictions(found.only(), asks.exact, x[-1], float(refined.value[-1]))
         values = np.stack([each.mean((0, 1)) for each in (a, b)], axis=-1)
         spread = [each.mean(1).std(0, ddof=1) if self.sets > 1 else each[0].std(0, ddof=1) for each in (a, b)]
         errors = np.stack(spread, axis=-1) / np.sqrt(self.sets if self.sets > 1 else a.shape[1])
@@ -118,21 +127,48 @@ class OnData:
         return [np.array([[cell[a][:runs] for cell in row] for row in cells]).swapaxes(1, 2) for a in self.pair]
 
     def _kind(self, near: float, asks: Asks) -> Kind:
-        """From draws confined to either phase, of all data sets together."""
-        pooled = [[self._cell(k, near)[1][a] for k in range(self.sets)] for a in self.pair]
-        draws = [np.concatenate([each[0] for each in some if each is not None]) for some in pooled]
-        return classify(heights_of(self._target(0, near), draws, asks.order)[0])
+        """From draws confined to either phase, of all data sets together; where the two phases are all there are, their
+        shares of the posterior are averaged over data sets.
+        """
+        cells = [self._cell(k, near) for k in range(self.sets)]
+        draws, inside = [], []
+        for a in self.pair:
+            own = [(k, some) for k in range(self.sets) if (some := cells[k][1][a]) is not None]
+            draws.append(np.concatenate([each[0] for _, each in own]))
+            ends = [regions.descended(self._target(k, near), each, self.parts, a)[1].mean() for k, each in own]
+            inside.append(float(np.mean(ends)))
+        masses = None
+        if len(self.parts.names) == 2:
+            gap = np.array([f[self.pair[0]].mean() - f[self.pair[1]].mean() for f, _ in cells])
+            share = float(special.expit(-gap).mean())
+            masses = (share, 1 - share)
+        heights = heights_of(self._target(0, near), draws, asks.order)[0]
+        return classify(heights, interior=(inside[0], inside[1]), masses=masses, hysteresis=asks.hysteresis)
 
-    def _predictions(self, critical: Crossing | None, exact: float | None) -> tuple[Prediction, ...]:
-        """Leading orders, in t = n beta, of the phases' known basins; told in the axis's own numbers."""
-        forms = [None if self.axis.is_control else known_form(self.of.model, self.parts.names[a]) for a in self.pair]
-        if None in forms:
+    def _predictions(
+        self, critical: Crossing | None, exact: float | None, last: float, gap: float
+    ) -> tuple[Prediction, ...]:
+        """Leading orders, in t = n beta, of the phases' known basins, without and with what they leave of F_a - F_b at
+        the last point as their constant, and Laplace's about them on the population loss; told in the axis's own
+        numbers.
+        """
+        names = [self.parts.names[a] for a in self.pair]
+        known = [None if self.axis.is_control else known_form(self.of.model, name) for name in names]
+        a, b = known
+        if a is None or b is None:
             return predictions(None, None, critical, exact=exact)
         cell = self.axis.cell(1.0)
         scale = cell.n * cell.beta
-        a, b = (form if form is None else form._replace(constant=np.nan) for form in forms)
+        a = a._replace(constant=gap - float(a.at(last * scale) - b.at(last * scale)))
+        laplace = [laplace_form(self.of.model, name) for name in names]
+        about = [each for each in laplace if each is not None]
+        flat = [name for name, each in zip(names, laplace, strict=True) if each is not None and each[1]]
+        note = f"the Hessian of {' and '.join(flat)} is singular: it does not hold" if flat else "one minimum of each"
         measured = critical and critical._replace(value=critical.value * scale, stderr=critical.stderr * scale)
-        told = predictions(a, b, measured, exact=None if exact is None else exact * scale)
+        told = predictions(
+            a, b, measured, laplace=[form for form, _ in about] if len(about) == 2 else None, laplace_note=note,
+            exact=None if exact is None else exact * scale, constant_note="constant fitted",
+        )  # fmt: skip
         return tuple(
             each._replace(t=each.t / scale, roots=tuple(Root(root.t / scale, root.upward) for root in each.roots))
             for each in told

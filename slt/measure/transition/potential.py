@@ -141,12 +141,14 @@ class Potential:
     ) -> tuple[Prediction, ...]:
         if report is None:
             return predictions.predictions(None, None, critical, exact=exact)
-        (form_a, laplace_a), (form_b, laplace_b) = (forms(self.of, report, a) for a in self.pair)
+        (form_a, laplace_a, sure_a), (form_b, laplace_b, sure_b) = (forms(self.of, report, a) for a in self.pair)
         flat = [report.names[a] for a in self.pair if report.singular[a]]
         note = f"the Hessian of {' and '.join(flat)} is singular: it does not hold" if flat else ""
+        sure = sure_a and sure_b
         return predictions.predictions(
-            form_a, form_b, critical, laplace=(laplace_a, laplace_b), laplace_note=note, exact=exact
-        )
+            form_a, form_b, critical, laplace=(laplace_a, laplace_b), laplace_note=note, exact=exact,
+            note="" if sure else predictions.FITTED, constant_note="constant fitted" if sure else predictions.FITTED,
+        )  # fmt: skip
 
     def _kind(
         self, at: Crossing, rounds: Sequence[Round], x: np.ndarray, report: PhaseReport | None, asks: Asks
@@ -178,8 +180,11 @@ class Potential:
                 float(regions.descended(of, w[None], self.parts, a)[1].mean())
                 for a, w in zip(self.pair, shown, strict=True)
             ]
-            return classify(heights, interior=(inside[0], inside[1]))
+            alone = (
+                (0.5, 0.5) if len(self.parts.names) == 2 else None
+            )  # two phases that are all there is, where they cross
+            return classify(heights, interior=(inside[0], inside[1]), masses=alone, hysteresis=asks.hysteresis)
         here = np.log(report.t)
         inside = [float(np.interp(place, here, report.interior[:, a])) for a in self.pair]
         masses = [np.interp(at.value, report.t, column) for column in np.nan_to_num(np.asarray(report.mass.value)).T]
-        return classify(heights, interior=(inside[0], inside[1]), masses=masses)
+        return classify(heights, interior=(inside[0], inside[1]), masses=masses, hysteresis=asks.hysteresis)

@@ -76,7 +76,9 @@ def _median(values: Float[np.ndarray, " data"]) -> Quantity:
 
 
 class Asks(NamedTuple):
-    """Arguments of `transition`; turns: whether the phases may be named in the order in which they follow."""
+    """Arguments of `transition`; hysteresis: the width of the loop in the limit of slow sweeps; turns: whether the
+    phases may be named in the order in which they follow.
+    """
 
     order: Order | None
     profile: bool
@@ -84,6 +86,7 @@ class Asks(NamedTuple):
     rtol: float
     seconds: float
     turns: bool
+    hysteresis: Estimate | None = None
 
 
 def first(found: Crossings) -> Crossing | None:
