@@ -144,6 +144,11 @@ def test_label_paths_and_critical_steps() -> None:
     np.testing.assert_allclose(found.spread, np.quantile(times, [0.05, 0.95]), rtol=0.1)
     error = 1.2533 * 0.3 / np.sqrt(400) * 100  # of the median of a normal in log t
     assert 0.6 * error < found.stderr < 2.0 * error
+    detours = [plateaus.by_labels(steps, np.where(steps > t, 2, 0), 1.0 * (steps <= t)) for t in times[:30]]
+    names = ("a", "b", "c")
+    assert set(plateaus.critical_steps(paths[:370] + detours, names)) == {"a->b", "a->c"}
+    assert set(plateaus.critical_steps(paths[:370] + detours[:19], names)) == {"a->b"}  # 19 of 389: below 5 per cent
+    assert set(plateaus.critical_steps(paths[:20] + detours[:4], names)) == {"a->b"}  # nor are 4 runs enough
     flicker = plateaus.by_labels(steps, np.where(steps == steps[100], 1, 0), np.ones(len(steps)))
     assert flicker.sequence == (0,)
 

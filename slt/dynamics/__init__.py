@@ -106,7 +106,9 @@ class Trajectories:
         return store.load(folder, model)
 
     def critical_steps(self, paths: Sequence[Path] | None = None, fewest: int = 5) -> dict[str, Critical]:
-        """critical_step[a->b] over the runs that go from a to b, where at least `fewest` do: see `Critical`."""
+        """critical_step[a->b] over the runs that go from a to b, where `fewest` or more do and 5 per cent of all: see
+        `Critical`.
+        """
         return reading.critical_steps(self.paths() if paths is None else paths, self.names, fewest)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 
 GRID = 0.01  # e-folds of steps between two points at which curves are read
+RARE = 0.05  # share of the runs that must make a transition for it to be dated: of fewer the median is anybody's
 
 
 class Path(NamedTuple):
@@ -196,7 +197,8 @@ def _within(
 
 
 def critical_steps(paths: Sequence[Path], names: Sequence[str], fewest: int = 5) -> dict[str, Critical]:
-    """`Critical` of every transition "a->b" that at least `fewest` of the runs make, the most frequent first.
+    """`Critical` of every transition "a->b" that at least `fewest` of the runs make, and RARE of them all, the most
+    frequent first.
 
     A run that makes one several times counts with the first. Label -1 is called "none".
     """
@@ -207,7 +209,7 @@ def critical_steps(paths: Sequence[Path], names: Sequence[str], fewest: int = 5)
             seen.setdefault(way, []).append(when)
     found = {}
     for (a, b), each in sorted(seen.items(), key=lambda item: -len(item[1])):
-        if len(each) >= fewest:
+        if len(each) >= max(fewest, RARE * len(paths)):
             values, widths = np.array(each).T
             name = f"{named(names, a)}->{named(names, b)}"
             found[name] = Critical(*middle(values, float(np.median(widths))), len(values), len(paths))
