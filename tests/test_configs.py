@@ -99,7 +99,7 @@ def check_summary(place: Path, made: config.RunConfig) -> None:
     """summary.json has the shape that docs/format.md tells programs of, in plain JSON."""
     text = (place / "summary.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=lambda odd: pytest.fail(f"{odd} is no JSON"))
-    assert set(found) == {"quantities", "health", "wall_s", "digest"}
+    assert set(found) == {"quantities", "health", "wall_s", "digest", "checksum"}
     assert found["digest"] == config.digest(made)
     assert found["wall_s"] > 0
     parts = [prefix.removeprefix("parts.").rstrip(".") or "main" for prefix, _ in config.sweeps(made)]
