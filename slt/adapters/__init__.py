@@ -124,7 +124,8 @@ class Network(Model):
         return x, self.likelihood.sample(noise_key, self.target(x))
 
     def compress(self, batch: Batch, count: Any) -> Batch | None:
-        return linear_rows(*batch, count) if self.linear else None
+        x, y = batch
+        return linear_rows(x, y, count) if self.linear else None
 
     def truth(self) -> Truth | None:
         return self.known

@@ -69,7 +69,8 @@ class LinearRegression(Model):
         return x, self.likelihood.sample(noise_key, x @ self._truth)
 
     def compress(self, batch: Batch, count: Any) -> Batch | None:
-        return linear_rows(*batch, count)
+        x, y = batch
+        return linear_rows(x, y, count)
 
     def truth(self) -> Truth:
         """On a given design the population is one sample of each row."""
