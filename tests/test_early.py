@@ -21,7 +21,7 @@ def loading(*words, **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - ignored in the background
     )
     while not _caught(child.pid) >> (signal.SIGUSR2 - 1) & 1:
         assert child.poll() is None, child.communicate()
