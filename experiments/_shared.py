@@ -250,6 +250,8 @@ def kept(data: xr.Dataset, x: str, place: Callable[[Any], Any] | None = None) ->
     if "params" not in data or not data.sizes.get("kept", 0):
         return None
     late = np.isin(data["kept_draw"].values, data["draw"].values[~data["burn_in"].values])
+    if not late.any():
+        return None
     number = np.searchsorted(data["draw"].values, data["kept_draw"].values[late])
     few = data.drop_vars([name for name in data if name not in ("delta", "phase", "status", "offset", "nbeta")])
     few = few.isel(draw=number)

@@ -88,6 +88,19 @@ def test_without_order_parameters_nothing_is_claimed(run):
     assert np.isfinite(found["label_entropy[origin->outer]"].value).all()
 
 
+def test_kept_draws_count_after_burn_in(run):
+    data = run.data["main"].to_dataset()
+    kept = {"params": (("t", "h", "chain", "kept", "params_0"), np.zeros((len(T), len(H), LADDERS, 2, 1)))}
+    data = data.assign(kept).assign_coords(draw=np.arange(DRAWS), kept_draw=("kept", [100, 300]))
+    late = data.assign_coords(burn_in=("draw", np.arange(DRAWS) < 200))
+    found = _shared.kept(late, "t", lambda w: w)
+    assert found is not None
+    assert found.labels.shape == (len(H), len(T), LADDERS, 1)
+    assert found.places.shape == (*found.labels.shape, 1)
+    assert _shared.kept(data.assign_coords(burn_in=("draw", np.arange(DRAWS) < 400)), "t") is None
+    assert _shared.kept(run.data["main"].to_dataset(), "t") is None
+
+
 def test_crossings_of_other_things_are_passed_over(run):
     one = quantity(Crossing(1.0, 0.1, (0.8, 1.2), True, 0.0, 0.1, True, 9.0))
     names = (
