@@ -69,6 +69,7 @@ def in_ball(t):
     return np.stack([whole - np.log1p(-inside), whole - np.log(inside)], axis=-1)
 
 
+@pytest.mark.slow
 def test_a_rare_phase_is_found_by_descent():
     """A ball of prior mass 1e-4, no seed given: draws of the prior descend into it."""
     t = np.array([0.3, 1.0, 3.0])
@@ -78,6 +79,7 @@ def test_a_rare_phase_is_found_by_descent():
     assert_close(report.free_energy, in_ball(t), max_stderr=0.15)
 
 
+@pytest.mark.slow
 def test_a_rare_phase_of_several_valleys_is_not_measured_from_one():
     """Two small balls, mirror images: from one of them log 2 would be missed."""
     centre = jnp.array([0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
