@@ -50,12 +50,18 @@ class Scaling:
                 float(t): transition(model, t=t, control=control, budget=budget, seconds=1.0, key=site.key)
                 for t in self.t
             }
-            told = scaling(self.family, found)
-            heights = [each.kind.barrier for each in found.values() if each.kind is not None]
+            heights = [None if each.kind is None else each.kind.barrier for each in found.values()]
+            try:
+                told = scaling(self.family, found)
+                kind, sentence, slope = told.kind, told.sentence, np.array(told.slope[:2])
+            except (
+                InputError
+            ) as error:  # no crossing, or a bound only: the run's other results stand
+                kind, sentence, slope = "unresolved", str(error), np.full(2, np.nan)
             return {
-                "barrier": np.array([(each.value, each.stderr) for each in heights if each is not None]),
-                "slope": np.array(told.slope[:2]),
-                "words": np.array([told.kind, told.sentence, *next(iter(found.values())).names]),
+                "barrier": np.array([(np.nan, np.nan) if h is None else (h.value, h.stderr) for h in heights]),
+                "slope": slope,
+                "words": np.array([kind, sentence, *next(iter(found.values())).names]),
             }
 
         one = site.once("order", make)
