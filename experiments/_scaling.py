@@ -54,9 +54,7 @@ class Scaling:
             try:
                 told = scaling(self.family, found)
                 kind, sentence, slope = told.kind, told.sentence, np.array(told.slope[:2])
-            except (
-                InputError
-            ) as error:  # no crossing, or a bound only: the run's other results stand
+            except InputError as error:  # no crossing, or a bound only: the run's other results stand
                 kind, sentence, slope = "unresolved", str(error), np.full(2, np.nan)
             return {
                 "barrier": np.array([(np.nan, np.nan) if h is None else (h.value, h.stderr) for h in heights]),
