@@ -186,11 +186,10 @@ def subcommands():
     return {name: choices[name] for name in cli.COMMANDS}
 
 
-def test_merged_by_file_urls(root, whole, tmp_path, capsys):
-    if not root.startswith("file:"):
-        pytest.skip("files alone")
-    assert cli.main(["merge", f"{root}/whole", "--out", f"file://{tmp_path}/merged"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"merged"}
+def test_merged_by_urls(root, whole, tmp_path, capsys):
+    assert cli.main(["merge", f"{root}/whole", "--out", f"{root}/merged"]) == 0
+    assert {path.name for path in place(f"{root}/merged").iterdir()} == {"data.zarr", "runs.json", "summary.json"}
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("line", ["report r --out file:/x", "show memory:/b/r", "merge s3:/b --out m"])

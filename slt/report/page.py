@@ -4,12 +4,11 @@ import base64
 import hashlib
 import html
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
+from slt.results.summary import finite
 
 
 class Html(str):
@@ -67,20 +66,10 @@ def picture(content: bytes, caption: str, name: str) -> Html:
 
 def data(name: str, content: Any) -> Html:
     """JSON for a script of the page: no text in it can end the element, whatever it says. Not-finite becomes null."""
-    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return tag("script", Html(text), type="application/json", id=name)
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, np.ndarray | np.generic):
-        content = content.tolist()
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def document(title: str, generator: str, style: str, body: Iterable[Html], scripts: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def write_summary(
     InputError where a quantity's arrays do not have the shape of its coords.
     """
     shown = {name: _quantity(name, one) for name, one in quantities.items()}
-    content = _finite({"quantities": shown, "health": dict(health), "wall_s": wall_s, "digest": digest})
+    content = finite({"quantities": shown, "health": dict(health), "wall_s": wall_s, "digest": digest})
     text = json.dumps(content | {"checksum": own_checksum(content)}, indent=1, ensure_ascii=False, allow_nan=False)
     replace(place(path) / SUMMARY, text.encode() + b"\n")
 
@@ -87,12 +87,12 @@ def _interval(shown: Any) -> np.ndarray:
     return np.where(np.isnan(interval), ends, interval)
 
 
-def _finite(tree: Any) -> Any:
+def finite(tree: Any) -> Any:
     """Plain JSON: numbers that are not finite become null."""
     if isinstance(tree, Mapping):
-        return {str(key): _finite(value) for key, value in tree.items()}
+        return {str(key): finite(value) for key, value in tree.items()}
     if isinstance(tree, np.ndarray | np.generic):
         tree = tree.tolist()
     if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
+        return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
