@@ -14,14 +14,20 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny" / "tiny.yaml"
 
 
+FRESH = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where tests run in the background
+os.execv(sys.executable, [sys.executable, "-m", "slt.cli", *sys.argv[1:]])
+"""
+
+
 def loading(*words, **environment):
     """`slt WORDS --preemptible`, from when it has set its handlers on."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "slt.cli", *map(str, words), "--preemptible"],
+        [sys.executable, "-c", FRESH, *map(str, words), "--preemptible"],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - ignored in the background
     )
     while not _caught(child.pid) >> (signal.SIGUSR2 - 1) & 1:
         assert child.poll() is None, child.communicate()

@@ -141,6 +141,7 @@ def test_a_local_path_stays_a_path(tmp_path):
     assert isinstance(place("memory://a/b"), UPath)
 
 
+@pytest.mark.slow
 def test_every_command_takes_an_object_store(tmp_path, capsys):
     """Each command, of whose paths each is a URL: what it writes lies there, and nothing here."""
     at, allow = "memory://bucket/all", ["--allow-import", str(TINY.parent)]

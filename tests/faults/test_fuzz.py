@@ -359,6 +359,7 @@ def test_experiments_of_other_models(name: str, base: str, tmp_path: Path, capsy
     misfit(name, {key: value for key, value in BASES[base].items() if key != "measures"}, tmp_path, capsys)
 
 
+@pytest.mark.slow
 def test_an_experiment_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert misfit("sums_of_squares", WELLS, tmp_path, capsys) == 1
 

@@ -110,6 +110,7 @@ def two_wells(centre_a, centre_b, loss, sharp):
     return model, phases, gap
 
 
+@pytest.mark.slow
 def test_what_was_fitted_is_no_theory_and_loops_count():
     """Of a landscape of which nothing is known the asymptotic forms are fits to the F measured, and are called that."""
     model, phases, _ = two_wells([-0.8], [1.2], 0.04, 8.0)

@@ -185,6 +185,7 @@ LANDSCAPES = {
 }
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("name", LANDSCAPES)
 def test_other_pairs_of_phases_are_dated(name: str, rng: np.random.Generator) -> None:
     """The t at which two basins weigh the same, from curves of the whole: within four per cent of sums over a grid."""
